@@ -1,0 +1,1 @@
+"""Shared words: values every room may import and that import no room. No I/O, no printing."""

@@ -1,0 +1,102 @@
+"""The error family: every failure a user can cause.
+
+Each error knows the HTTP status and the exit code it means and carries the way out as `hint`.
+One place prints it for the terminal (`cli/main.py`), one per protocol for the wire.
+"""
+
+from __future__ import annotations
+
+
+class MlxoneError(Exception):
+    """Base of the family. Raised itself only for what is our own fault."""
+
+    code = "internal"
+    exit_code = 70
+    status = 500
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.hint})" if self.hint else self.message
+
+
+class UsageError(MlxoneError):
+    """A flag, option or argument that cannot be honoured as given."""
+
+    code, exit_code, status = "usage", 2, 400
+
+
+class ModelNotFound(MlxoneError):
+    code, exit_code, status = "model_not_found", 3, 404
+
+
+class AmbiguousModel(MlxoneError):
+    code, exit_code, status = "ambiguous_model", 4, 400
+
+
+class UnsupportedModel(MlxoneError):
+    """An architecture, or a setting of a known one, that would compute other numbers here."""
+
+    code, exit_code, status = "unsupported_model", 5, 400
+
+
+class DamagedModel(MlxoneError):
+    """A model folder that is incomplete, corrupt or contradicts itself."""
+
+    code, exit_code, status = "damaged_model", 6, 500
+
+
+class ContextOverflow(MlxoneError):
+    code, exit_code, status = "context_over_budget", 7, 400
+
+
+class HubError(MlxoneError):
+    """The Hub, or the road to it, said no."""
+
+    code, exit_code, status = "hub", 8, 502
+
+
+class StorageError(MlxoneError):
+    """Disk full, no permission, read-only, gone."""
+
+    code, exit_code, status = "storage", 9, 507
+
+
+class OutOfMemory(MlxoneError):
+    code, exit_code, status = "memory", 10, 507
+
+
+class TemplateError(MlxoneError):
+    """A chat template that does not parse, or refuses the conversation."""
+
+    code, exit_code, status = "template", 11, 400
+
+
+class BackendMissing(MlxoneError):
+    """MLX itself cannot be imported on this machine."""
+
+    code, exit_code, status = "backend", 12, 500
+
+
+# What a process of ours may end with; docs/exit-codes.md is checked against this table.
+EXIT_CODES: dict[int, str] = {
+    0: "done, or the answer is yes",
+    1: "the answer to the question is no",
+    UsageError.exit_code: "usage: a flag or argument cannot be honoured",
+    ModelNotFound.exit_code: "model not found",
+    AmbiguousModel.exit_code: "several models match the query",
+    UnsupportedModel.exit_code: "architecture or setting not supported",
+    DamagedModel.exit_code: "model folder incomplete, corrupt or contradictory",
+    ContextOverflow.exit_code: "prompt longer than the context",
+    HubError.exit_code: "the Hub or the network failed",
+    StorageError.exit_code: "disk full or not accessible",
+    OutOfMemory.exit_code: "not enough memory",
+    TemplateError.exit_code: "chat template does not parse or raises",
+    BackendMissing.exit_code: "MLX cannot run here",
+    MlxoneError.exit_code: "internal error (a bug of ours)",
+    130: "interrupted with Ctrl-C",
+    141: "the reader of our output went away",
+}
