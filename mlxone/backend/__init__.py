@@ -1,0 +1,1 @@
+"""The machine MLX runs on. `arrays` is the only file of the project that imports `mlx`."""

@@ -1,0 +1,1 @@
+"""Weights to logits. Families are data (`families.py`) for one decoder (`decoder.py`)."""

@@ -1,0 +1,164 @@
+"""The Linux CPU: which BLAS multiplies, and which numbers the weights are kept in.
+
+MLX's CPU wheel links reference BLAS, about 75 times slower than OpenBLAS. A library loaded
+with global symbols *before* MLX answers MLX's calls instead, so `prepare` must run first.
+`MLXONE_CPU` chooses: `auto` (default), `native` (MLX's own BLAS, dtypes and packed weights:
+the mode parity is measured in), `wide` and `packed` (force one branch of `weight_form`).
+This file imports no MLX: `fit` asks it the same questions without loading anything.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+from mlxone.core.errors import UsageError
+
+Mode = Literal["auto", "native", "wide", "packed"]
+WeightForm = Literal["stored", "wide", "packed"]
+
+MODES: tuple[Mode, ...] = ("auto", "native", "wide", "packed")
+# Widened weights may take this share of the memory that is free: the rest is for the
+# packed originals while they are read, the layer states and everything else on the machine.
+WIDE_SHARE = 0.5
+
+_blas: Path | None = None
+
+
+def mode() -> Mode:
+    value = os.environ.get("MLXONE_CPU", "auto").lower()
+    for known in MODES:
+        if value == known:
+            return known
+    raise UsageError(f"MLXONE_CPU is {value!r}", hint=f"it may be {', '.join(MODES)}")
+
+
+def blas() -> Path | None:
+    """The BLAS brought in by `prepare`, if any."""
+    return _blas
+
+
+def weight_form(wide_bytes: int, available: int, *, has_blas: bool, chosen: Mode = "auto") -> WeightForm:
+    """How weights are kept on the CPU.
+
+    stored: as in the file. Everything under `native`, and where no fast BLAS is at hand.
+    wide:   float32, dequantized, so that every matrix product is one BLAS call.
+    packed: quantized weights stay packed, everything else is float32. The choice when wide
+            weights would not fit in WIDE_SHARE of the available memory.
+    """
+    if chosen == "native" or not has_blas:
+        return "stored"
+    if chosen != "auto":
+        return chosen
+    return "wide" if wide_bytes <= available * WIDE_SHARE else "packed"
+
+
+def prepare() -> None:
+    """Brings a fast BLAS into the process; call before MLX is imported. Harmless anywhere else."""
+    global _blas
+    if _blas is not None or sys.platform != "linux" or mode() == "native" or "mlx.core" in sys.modules:
+        return
+    folder = _mlx_cpu_libraries()
+    if folder is None:  # a CUDA build: its CPU half is not worth the time
+        return
+    for library in _openblas_candidates():
+        if _load_openblas(library, folder):
+            _blas = library
+            return
+
+
+def available_memory() -> int:
+    """Bytes this process may still take: the machine's, or its container's if that is less."""
+    free = _meminfo_available()
+    limit, used = _first_number("memory.max"), _first_number("memory.current")
+    if limit is not None and used is not None:
+        free = min(free, max(0, limit - used))
+    return free
+
+
+def _meminfo_available() -> int:
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError):
+        pass
+    return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+
+
+def _first_number(name: str) -> int | None:
+    try:
+        return int(Path("/sys/fs/cgroup", name).read_text().split()[0])
+    except (OSError, ValueError, IndexError):
+        return None  # no such control group, or the word "max"
+
+
+def _mlx_cpu_libraries() -> Path | None:
+    return next((d for p in _site_folders() if (d := p / "mlx_cpu.libs").is_dir()), None)
+
+
+def _site_folders() -> Iterator[Path]:
+    return (Path(p) for p in sys.path if p)
+
+
+def _openblas_candidates() -> Iterator[Path]:
+    named = os.environ.get("MLXONE_BLAS")
+    if named:
+        yield Path(named)
+    for folder in _site_folders():
+        yield from sorted((folder / "cmeel.prefix" / "lib").glob("libopenblas.so"))
+    for pattern in ("*-linux-gnu/libopenblas.so.0", "libopenblas.so.0"):
+        yield from sorted(Path("/usr/lib").glob(pattern))
+
+
+def _load_openblas(library: Path, mlx_libraries: Path) -> bool:
+    if not library.exists():
+        return False
+    try:
+        handle = ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
+    except OSError:
+        try:
+            _load_gfortran(mlx_libraries)
+            handle = ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
+        except OSError:
+            return False
+    _limit_threads(handle)
+    return hasattr(handle, "cblas_sgemm")
+
+
+def _load_gfortran(mlx_libraries: Path) -> None:
+    """OpenBLAS asks for libgfortran.so.5; MLX's wheel carries it under a name of its own.
+
+    A copy in memory under the public name brings the two together: the name is replaced by
+    a shorter one at the same place in the file, and nothing on disk is touched.
+    """
+    public = b"libgfortran.so.5"
+    for library in mlx_libraries.glob("libquadmath-*"):
+        ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
+    for library in mlx_libraries.glob("libgfortran-*"):
+        private = library.name.encode() + b"\0"
+        if len(private) <= len(public):
+            continue
+        content = library.read_bytes().replace(private, public.ljust(len(private), b"\0"))
+        descriptor = os.memfd_create(public.decode())
+        with os.fdopen(descriptor, "wb") as copy:
+            copy.write(content)
+            copy.flush()
+            ctypes.CDLL(f"/proc/self/fd/{descriptor}", mode=ctypes.RTLD_GLOBAL)
+
+
+def _limit_threads(handle: ctypes.CDLL) -> None:
+    """OpenBLAS counts the machine's cores; a container may be allowed fewer."""
+    if "OPENBLAS_NUM_THREADS" in os.environ or not hasattr(handle, "openblas_set_num_threads"):
+        return
+    cores = len(os.sched_getaffinity(0))
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        cores = min(cores, max(1, -(-int(quota) // int(period))))
+    except (OSError, ValueError):
+        pass
+    handle.openblas_set_num_threads(cores)

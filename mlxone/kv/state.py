@@ -1,0 +1,68 @@
+"""The shape every layer state has, and the list of them that is a model's memory.
+
+A state owns both its storage and the attention over it, so a model never asks which kind it
+holds: quantized, batched and recurrent kinds join by having the same methods.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from mlxone.backend.arrays import mx
+
+Mask = Any  # None, the word "causal", or a boolean array
+
+
+class LayerState(Protocol):
+    offset: int  # tokens seen so far: the position of the next one
+
+    def mask(self, length: int) -> Mask:
+        """What `length` new tokens may look at, asked before they are appended."""
+
+    def append(self, keys: mx.array, values: mx.array) -> Any:
+        """Takes in new tokens [B, heads, L, dim]; returns what `attend` needs of all that is held."""
+
+    def attend(self, queries: mx.array, held: Any, *, scale: float, mask: Mask) -> mx.array: ...
+
+    def can_trim(self, count: int) -> bool: ...
+
+    def trim(self, count: int) -> None:
+        """Forgets the last `count` tokens; only after `can_trim` said yes."""
+
+    def fork(self) -> LayerState:
+        """An independent state with the same memory. Arrays are shared until one side writes."""
+
+    def arrays(self) -> Sequence[mx.array]: ...
+
+    @property
+    def nbytes(self) -> int: ...
+
+
+class ModelState:
+    """The memory of one conversation: a state per layer, all at the same offset."""
+
+    def __init__(self, layers: Sequence[LayerState]) -> None:
+        self.layers = list(layers)
+
+    @property
+    def offset(self) -> int:
+        return self.layers[0].offset if self.layers else 0
+
+    @property
+    def nbytes(self) -> int:
+        return sum(layer.nbytes for layer in self.layers)
+
+    def arrays(self) -> list[mx.array]:
+        return [array for layer in self.layers for array in layer.arrays()]
+
+    def trim(self, count: int) -> bool:
+        """Forgets the last `count` tokens in every layer, or in none and says False."""
+        if not all(layer.can_trim(count) for layer in self.layers):
+            return False
+        for layer in self.layers:
+            layer.trim(count)
+        return True
+
+    def fork(self) -> ModelState:
+        return ModelState([layer.fork() for layer in self.layers])

@@ -1,0 +1,84 @@
+"""A model folder's tensors by name: headers at once, each tensor's bytes when it is first used."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mlxone.backend.arrays import mx
+from mlxone.core.errors import DamagedModel, UnsupportedModel
+from mlxone.models.config import read_json
+from mlxone.models.safetensors import LOADABLE, TensorInfo, read_header
+
+
+class Checkpoint:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._infos: dict[str, TensorInfo] = {}
+        for path in shard_paths(folder):
+            self._infos.update(read_header(path))
+        self._taken: set[str] = set()
+        self._open: dict[Path, dict[str, mx.array]] = {}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._infos
+
+    def info(self, name: str) -> TensorInfo:
+        try:
+            return self._infos[name]
+        except KeyError:
+            raise DamagedModel(
+                f"{self.folder}: tensor {name!r} is missing", hint="download the model again"
+            ) from None
+
+    def take(self, name: str, shape: tuple[int, ...]) -> mx.array:
+        """The tensor, not yet read from disk. Taking is also how a name becomes expected."""
+        info = self.info(name)
+        if info.shape != shape:
+            raise DamagedModel(
+                f"{info.file}: tensor {name!r} has shape {list(info.shape)}, config.json asks for {list(shape)}"
+            )
+        if info.dtype not in LOADABLE:
+            raise UnsupportedModel(f"{info.file}: tensor {name!r} has dtype {info.dtype}, which MLX cannot load")
+        self._taken.add(name)
+        return self._shard(info.file)[name]
+
+    def _shard(self, path: Path) -> dict[str, mx.array]:
+        if path not in self._open:
+            # The Hub's cache names files by hash, so the format has to be said.
+            arrays = mx.load(str(path), format="safetensors")
+            assert isinstance(arrays, dict)
+            self._open[path] = arrays
+        return self._open[path]
+
+    def skip(self, name: str) -> None:
+        """Marks a tensor as known and not needed."""
+        self._taken.add(name)
+
+    def leftover(self) -> list[str]:
+        return sorted(self._infos.keys() - self._taken)
+
+    def names(self) -> list[str]:
+        return list(self._infos)
+
+
+def shard_paths(folder: Path) -> list[Path]:
+    index = folder / "model.safetensors.index.json"
+    if index.exists():
+        return _indexed(folder, index)
+    paths = sorted(folder.glob("model*.safetensors"))
+    if not paths:
+        raise DamagedModel(f"{folder} holds no model*.safetensors", hint="download the model again")
+    return paths
+
+
+def _indexed(folder: Path, index: Path) -> list[Path]:
+    files = read_json(index).get("weight_map")
+    if not isinstance(files, dict) or not all(isinstance(f, str) for f in files.values()):
+        raise DamagedModel(f"{index} has no weight_map")
+    names = sorted(set(files.values()))
+    for name in names:
+        if Path(name).name != name:
+            raise DamagedModel(f"{index} names a file outside its folder: {name[:80]!r}")
+        if not (folder / name).exists():
+            raise DamagedModel(f"{folder / name} is missing, {index.name} names it", hint="download the model again")
+    return [folder / name for name in names]

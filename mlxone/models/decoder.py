@@ -1,0 +1,130 @@
+"""The universal decoder: embeds ids, runs the blocks over a state, reads logits off.
+
+Order of operations and dtypes are what parity fixes; both follow from the spec alone.
+B: rows, L: new tokens, D: hidden size, H: heads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from mlxone.backend.arrays import mx
+from mlxone.kv.plain import PlainState
+from mlxone.kv.rotating import RotatingState
+from mlxone.kv.state import LayerState, Mask, ModelState
+from mlxone.models.layers import Joined, Linear, Norm, PackedEmbedding, Parallel, PlainEmbedding
+from mlxone.models.rope import Rope
+from mlxone.models.spec import DecoderSpec
+
+Gate = Callable[[mx.array, mx.array], mx.array]
+
+
+class Attention:
+    __slots__ = ("head_dim", "heads", "k_norm", "kv_heads", "out", "q_norm", "qkv", "rope", "scale")
+
+    def __init__(self, spec: DecoderSpec, qkv: Joined | Parallel, out: Linear, rope: Rope | None,
+                 norms: tuple[Norm, Norm] | None) -> None:
+        self.heads, self.kv_heads, self.head_dim, self.scale = spec.heads, spec.kv_heads, spec.head_dim, spec.scale
+        self.qkv, self.out, self.rope = qkv, out, rope
+        self.q_norm, self.k_norm = norms if norms is not None else (None, None)
+
+    def __call__(self, x: mx.array, state: LayerState, mask: Mask) -> mx.array:
+        batch, length, _ = x.shape
+        queries, keys, values = self.qkv(x)
+        queries = queries.reshape(batch, length, self.heads, self.head_dim)
+        keys = keys.reshape(batch, length, self.kv_heads, self.head_dim)
+        values = values.reshape(batch, length, self.kv_heads, self.head_dim)
+        if self.q_norm is not None and self.k_norm is not None:
+            queries, keys = self.q_norm(queries), self.k_norm(keys)
+        queries, keys, values = (a.transpose(0, 2, 1, 3) for a in (queries, keys, values))  # [B, H, L, dim]
+        if self.rope is not None:
+            queries, keys = self.rope(queries, state.offset), self.rope(keys, state.offset)
+        held = state.append(keys, values)
+        out = state.attend(queries, held, scale=self.scale, mask=mask)
+        return self.out(out.transpose(0, 2, 1, 3).reshape(batch, length, -1))
+
+    def arrays(self) -> list[mx.array]:
+        norms = [n.weight for n in (self.q_norm, self.k_norm) if n is not None]
+        return [*self.qkv.arrays(), *self.out.arrays(), *norms]
+
+
+class FeedForward:
+    __slots__ = ("down", "gate", "gate_up")
+
+    def __init__(self, gate_up: Joined | Parallel, down: Linear, gate: Gate) -> None:
+        self.gate_up, self.down, self.gate = gate_up, down, gate
+
+    def __call__(self, x: mx.array) -> mx.array:
+        gate, up = self.gate_up(x)
+        return self.down(self.gate(gate, up))
+
+    def arrays(self) -> list[mx.array]:
+        return [*self.gate_up.arrays(), *self.down.arrays()]
+
+
+class Block:
+    __slots__ = ("attention", "attention_norm", "feed_forward", "feed_forward_norm")
+
+    def __init__(self, attention: Attention, attention_norm: Norm, feed_forward: FeedForward,
+                 feed_forward_norm: Norm) -> None:
+        self.attention, self.attention_norm = attention, attention_norm
+        self.feed_forward, self.feed_forward_norm = feed_forward, feed_forward_norm
+
+    def __call__(self, x: mx.array, state: LayerState, mask: Mask) -> mx.array:
+        x = x + self.attention(self.attention_norm(x), state, mask)
+        return x + self.feed_forward(self.feed_forward_norm(x))
+
+    def arrays(self) -> list[mx.array]:
+        norms = [self.attention_norm.weight, self.feed_forward_norm.weight]
+        return [*self.attention.arrays(), *self.feed_forward.arrays(), *norms]
+
+
+class Decoder:
+    def __init__(self, spec: DecoderSpec, embedding: PlainEmbedding | PackedEmbedding, blocks: Sequence[Block],
+                 norm: Norm, head: Linear) -> None:
+        self.spec, self.embedding, self.blocks, self.norm, self.head = spec, embedding, list(blocks), norm, head
+        self._in_memory = False
+
+    def new_state(self) -> ModelState:
+        window = self.spec.window
+        return ModelState([
+            RotatingState(window) if layer.attention == "sliding" and window else PlainState()
+            for layer in self.spec.layers
+        ])
+
+    def hidden(self, ids: mx.array, state: ModelState) -> mx.array:
+        """[B, L] ids to [B, L, D], the state growing by L."""
+        self.materialize()
+        x = self.embedding(ids)
+        masks: dict[str, Mask] = {}
+        for layer, block, memory in zip(self.spec.layers, self.blocks, state.layers, strict=True):
+            if layer.attention not in masks:  # layers of one kind stand at one offset
+                masks[layer.attention] = memory.mask(ids.shape[1])
+            x = block(x, memory, masks[layer.attention])
+        return self.norm(x)
+
+    def logits(self, hidden: mx.array) -> mx.array:
+        """[B, L, D] to [B, L, vocabulary]."""
+        return self.head(hidden)
+
+    def materialize(self) -> None:
+        """Brings the weights into memory, once, at their first use.
+
+        Layer by layer: joining and widening need a layer's originals beside the result, and
+        this way never more than one layer's.
+        """
+        if self._in_memory:
+            return
+        for part in (self.embedding, *self.blocks):
+            mx.eval(part.arrays())
+        mx.eval(self.norm.weight, self.head.arrays())
+        mx.clear_cache()
+        self._in_memory = True
+
+    def arrays(self) -> list[mx.array]:
+        blocks = [a for block in self.blocks for a in block.arrays()]
+        return [*self.embedding.arrays(), *blocks, self.norm.weight, *self.head.arrays()]
+
+
+def silu_gate(gate: mx.array, up: mx.array) -> mx.array:
+    return gate * mx.sigmoid(gate) * up
