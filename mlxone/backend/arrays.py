@@ -7,6 +7,7 @@ loaded here can answer from a worker thread there.
 
 from __future__ import annotations
 
+import os
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ else:
             hint="on Linux install its backend: pip install 'mlxone[cpu]' or 'mlxone[cuda]'",
         ) from error
 
-__all__ = ["lock", "mx", "on_cpu", "on_stream"]
+__all__ = ["lock", "mx", "on_cpu", "on_stream", "wire_memory"]
 
 lock = threading.RLock()
 _stream = mx.new_thread_unsafe_stream(mx.default_device())
@@ -38,3 +39,15 @@ def on_stream() -> Any:
 
 def on_cpu() -> bool:
     return mx.default_device() == mx.Device(mx.DeviceType.cpu)
+
+
+def wire_memory() -> None:
+    """On Apple silicon keeps weights resident, up to what Metal recommends; elsewhere does nothing.
+
+    Not run in this project's tests: there is no Mac among its machines. `MLXONE_WIRE=0` turns it off.
+    """
+    if not mx.metal.is_available() or os.environ.get("MLXONE_WIRE") == "0":
+        return
+    recommended = mx.device_info().get("max_recommended_working_set_size")
+    if recommended:
+        mx.set_wired_limit(int(recommended))

@@ -68,7 +68,25 @@ def prepare() -> None:
     for library in _openblas_candidates():
         if _load_openblas(library, folder):
             _blas = library
+            _keep_freed_memory()
             return
+
+
+def _keep_freed_memory() -> None:
+    """Lets freed arrays be used again instead of going back to the system.
+
+    MLX allocates each result anew on the CPU. By default the C library maps and unmaps anything
+    large, and the page faults of that cost more than the arithmetic: widening the starter's
+    weights takes 0.5 s with these settings and 1.0 s without.
+    """
+    trim_threshold, top_pad, mmap_threshold = -1, -2, -3  # names of malloc.h
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except AttributeError:  # another C library
+        return
+    mallopt(mmap_threshold, 32 * 2**20)
+    mallopt(trim_threshold, 256 * 2**20)
+    mallopt(top_pad, 16 * 2**20)
 
 
 def available_memory() -> int:

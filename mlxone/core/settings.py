@@ -42,23 +42,80 @@ class Setting:
 
 
 SETTINGS: tuple[Setting, ...] = (
-    Setting("max_tokens", int, "Longest answer, in tokens.", LIBRARY_MAX_TOKENS, "to the end of the context", low=1),
-    Setting("temperature", float, "Randomness; 0 always takes the likeliest token.", 0.0,
-            "the model's, else 0.7", low=0, high=5, aliases=("--temp",)),
-    Setting("top_p", float, "Draw from the likeliest tokens that hold this share; 0 and 1 are off.", 0.0,
-            "the model's, else off", low=0, high=1),
-    Setting("top_k", int, "Draw from this many likeliest tokens; 0 is off.", 0, "the model's, else off",
-            low=0, high=1_000_000),
-    Setting("min_p", float, "Drop tokens less likely than this share of the likeliest; 0 is off.", 0.0,
-            "the model's, else off", low=0, high=1),
+    Setting(
+        "max_tokens",
+        int,
+        "Longest answer, in tokens.",
+        LIBRARY_MAX_TOKENS,
+        "to the end of the context",
+        low=1,
+    ),
+    Setting(
+        "temperature",
+        float,
+        "Randomness; 0 always takes the likeliest token.",
+        0.0,
+        "the model's, else 0.7",
+        low=0,
+        high=5,
+        aliases=("--temp",),
+    ),
+    Setting(
+        "top_p",
+        float,
+        "Draw from the likeliest tokens that hold this share; 0 and 1 are off.",
+        0.0,
+        "the model's, else off",
+        low=0,
+        high=1,
+    ),
+    Setting(
+        "top_k",
+        int,
+        "Draw from this many likeliest tokens; 0 is off.",
+        0,
+        "the model's, else off",
+        low=0,
+        high=1_000_000,
+    ),
+    Setting(
+        "min_p",
+        float,
+        "Drop tokens less likely than this share of the likeliest; 0 is off.",
+        0.0,
+        "the model's, else off",
+        low=0,
+        high=1,
+    ),
     Setting("seed", int, "Makes an answer repeatable.", None, "drawn afresh", low=0, high=2**63 - 1),
-    Setting("repetition_penalty", float, "Divides the odds of tokens seen lately; 1 is off.", None,
-            "the model's, else off", low=0.01, high=10),
-    Setting("presence_penalty", float, "Lowers tokens seen lately, once each.", None, "off", low=-10, high=10),
-    Setting("frequency_penalty", float, "Lowers tokens seen lately, by how often.", None, "off", low=-10, high=10),
-    Setting("xtc_probability", float, "Chance to leave out the likeliest tokens; 0 is off.", 0.0, "off", low=0, high=1),
+    Setting(
+        "repetition_penalty",
+        float,
+        "Divides the odds of tokens seen lately; 1 is off.",
+        None,
+        "the model's, else off",
+        low=0.01,
+        high=10,
+    ),
+    Setting(
+        "presence_penalty", float, "Lowers tokens seen lately, once each.", None, "off", low=-10, high=10
+    ),
+    Setting(
+        "frequency_penalty", float, "Lowers tokens seen lately, by how often.", None, "off", low=-10, high=10
+    ),
+    Setting(
+        "xtc_probability",
+        float,
+        "Chance to leave out the likeliest tokens; 0 is off.",
+        0.0,
+        "off",
+        low=0,
+        high=1,
+    ),
     Setting("xtc_threshold", float, "How likely a token must be for that.", 0.1, "0.1", low=0, high=0.5),
-    Setting("ctx_size", int, "Longest prompt and answer together, in tokens.", None, "the model's context", low=1),
+    Setting(
+        "ctx_size", int, "Longest prompt and answer together, in tokens.", None, "the model's context", low=1
+    ),
     Setting("prefill_step", int, "Prompt tokens read at once.", PREFILL_STEP, str(PREFILL_STEP), low=1),
 )
 

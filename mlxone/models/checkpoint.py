@@ -35,10 +35,13 @@ class Checkpoint:
         info = self.info(name)
         if info.shape != shape:
             raise DamagedModel(
-                f"{info.file}: tensor {name!r} has shape {list(info.shape)}, config.json asks for {list(shape)}"
+                f"{info.file}: tensor {name!r} has shape {list(info.shape)}, "
+                f"config.json asks for {list(shape)}"
             )
         if info.dtype not in LOADABLE:
-            raise UnsupportedModel(f"{info.file}: tensor {name!r} has dtype {info.dtype}, which MLX cannot load")
+            raise UnsupportedModel(
+                f"{info.file}: tensor {name!r} has dtype {info.dtype}, which MLX cannot load"
+            )
         self._taken.add(name)
         return self._shard(info.file)[name]
 
@@ -80,5 +83,7 @@ def _indexed(folder: Path, index: Path) -> list[Path]:
         if Path(name).name != name:
             raise DamagedModel(f"{index} names a file outside its folder: {name[:80]!r}")
         if not (folder / name).exists():
-            raise DamagedModel(f"{folder / name} is missing, {index.name} names it", hint="download the model again")
+            raise DamagedModel(
+                f"{folder / name} is missing, {index.name} names it", hint="download the model again"
+            )
     return [folder / name for name in names]

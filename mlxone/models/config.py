@@ -40,8 +40,13 @@ def _untag(value: dict[str, Any]) -> Any:
 class Config(Mapping[str, Any]):
     """The values of a config with a family's published defaults beneath them."""
 
-    def __init__(self, values: Mapping[str, Any], *, defaults: Mapping[str, Any] | None = None,
-                 source: str = "config.json") -> None:
+    def __init__(
+        self,
+        values: Mapping[str, Any],
+        *,
+        defaults: Mapping[str, Any] | None = None,
+        source: str = "config.json",
+    ) -> None:
         self._values = {**(defaults or {}), **{k: v for k, v in values.items() if v is not None}}
         self.source = source
 

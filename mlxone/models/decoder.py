@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from mlxone.backend.arrays import mx
+from mlxone.backend.arrays import mx, wire_memory
 from mlxone.kv.plain import PlainState
 from mlxone.kv.rotating import RotatingState
 from mlxone.kv.state import LayerState, Mask, ModelState
@@ -22,11 +22,25 @@ Gate = Callable[[mx.array, mx.array], mx.array]
 class Attention:
     __slots__ = ("head_dim", "heads", "k_norm", "kv_heads", "out", "q_norm", "qkv", "rope", "scale")
 
-    def __init__(self, spec: DecoderSpec, qkv: Joined | Parallel, out: Linear, rope: Rope | None,
-                 norms: tuple[Norm, Norm] | None) -> None:
-        self.heads, self.kv_heads, self.head_dim, self.scale = spec.heads, spec.kv_heads, spec.head_dim, spec.scale
+    def __init__(
+        self,
+        spec: DecoderSpec,
+        qkv: Joined | Parallel,
+        out: Linear,
+        rope: Rope | None,
+        norms: tuple[Norm, Norm] | None,
+    ) -> None:
+        self.heads, self.kv_heads, self.head_dim, self.scale = (
+            spec.heads,
+            spec.kv_heads,
+            spec.head_dim,
+            spec.scale,
+        )
         self.qkv, self.out, self.rope = qkv, out, rope
-        self.q_norm, self.k_norm = norms if norms is not None else (None, None)
+        self.q_norm: Norm | None = None
+        self.k_norm: Norm | None = None
+        if norms is not None:
+            self.q_norm, self.k_norm = norms
 
     def __call__(self, x: mx.array, state: LayerState, mask: Mask) -> mx.array:
         batch, length, _ = x.shape
@@ -65,8 +79,9 @@ class FeedForward:
 class Block:
     __slots__ = ("attention", "attention_norm", "feed_forward", "feed_forward_norm")
 
-    def __init__(self, attention: Attention, attention_norm: Norm, feed_forward: FeedForward,
-                 feed_forward_norm: Norm) -> None:
+    def __init__(
+        self, attention: Attention, attention_norm: Norm, feed_forward: FeedForward, feed_forward_norm: Norm
+    ) -> None:
         self.attention, self.attention_norm = attention, attention_norm
         self.feed_forward, self.feed_forward_norm = feed_forward, feed_forward_norm
 
@@ -80,17 +95,31 @@ class Block:
 
 
 class Decoder:
-    def __init__(self, spec: DecoderSpec, embedding: PlainEmbedding | PackedEmbedding, blocks: Sequence[Block],
-                 norm: Norm, head: Linear) -> None:
-        self.spec, self.embedding, self.blocks, self.norm, self.head = spec, embedding, list(blocks), norm, head
+    def __init__(
+        self,
+        spec: DecoderSpec,
+        embedding: PlainEmbedding | PackedEmbedding,
+        blocks: Sequence[Block],
+        norm: Norm,
+        head: Linear,
+    ) -> None:
+        self.spec, self.embedding, self.blocks, self.norm, self.head = (
+            spec,
+            embedding,
+            list(blocks),
+            norm,
+            head,
+        )
         self._in_memory = False
 
     def new_state(self) -> ModelState:
         window = self.spec.window
-        return ModelState([
-            RotatingState(window) if layer.attention == "sliding" and window else PlainState()
-            for layer in self.spec.layers
-        ])
+        return ModelState(
+            [
+                RotatingState(window) if layer.attention == "sliding" and window else PlainState()
+                for layer in self.spec.layers
+            ]
+        )
 
     def hidden(self, ids: mx.array, state: ModelState) -> mx.array:
         """[B, L] ids to [B, L, D], the state growing by L."""
@@ -115,6 +144,7 @@ class Decoder:
         """
         if self._in_memory:
             return
+        wire_memory()
         for part in (self.embedding, *self.blocks):
             mx.eval(part.arrays())
         mx.eval(self.norm.weight, self.head.arrays())

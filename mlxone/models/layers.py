@@ -41,8 +41,14 @@ class PlainLinear:
 class PackedLinear:
     __slots__ = ("bias", "biases", "out_dims", "packing", "scales", "weight")
 
-    def __init__(self, weight: mx.array, scales: mx.array, biases: mx.array | None, packing: Packing,
-                 bias: mx.array | None = None) -> None:
+    def __init__(
+        self,
+        weight: mx.array,
+        scales: mx.array,
+        biases: mx.array | None,
+        packing: Packing,
+        bias: mx.array | None = None,
+    ) -> None:
         self.out_dims = weight.shape[0]
         self.weight, self.scales, self.biases = weight, scales, biases
         self.packing, self.bias = packing, bias
@@ -85,7 +91,8 @@ class PackedEmbedding:
     def __call__(self, ids: mx.array) -> mx.array:
         packing = self.packing
         return mx.dequantize(
-            self.weight[ids], scales=self.scales[ids], biases=None if self.biases is None else self.biases[ids],
+            self.weight[ids], scales=self.scales[ids],
+            biases=None if self.biases is None else self.biases[ids],
             group_size=packing.group_size, bits=packing.bits, mode=packing.mode,
         )  # fmt: skip
 
@@ -138,7 +145,7 @@ class Joined:
     def __call__(self, x: mx.array) -> list[mx.array]:
         if self.alone is not None and x.shape[-2] == 1:
             return self.alone(x)
-        return mx.split(self.whole(x), self.borders, axis=-1)
+        return list(mx.split(self.whole(x), self.borders, axis=-1))
 
     def arrays(self) -> list[mx.array]:
         return self.whole.arrays() + (self.alone.arrays() if self.alone else [])

@@ -63,7 +63,9 @@ class WeightSource:
     def norm(self, path: str, dims: int, eps: float) -> Norm:
         return Norm(self.vector(f"{path}.weight", dims), eps)
 
-    def linear(self, path: str, in_dims: int, out_dims: int, *, bias: bool = False) -> PlainLinear | PackedLinear:
+    def linear(
+        self, path: str, in_dims: int, out_dims: int, *, bias: bool = False
+    ) -> PlainLinear | PackedLinear:
         packing, arrays = self._matrix(path, in_dims, out_dims)
         shift = self.vector(f"{path}.bias", out_dims) if bias else None
         if packing is None:
@@ -94,7 +96,9 @@ class WeightSource:
 
     def _float(self, array: mx.array) -> mx.array:
         if not mx.issubdtype(array.dtype, mx.floating):
-            raise DamagedModel(f"{self.checkpoint.folder}: a weight has dtype {array.dtype}, and no scales beside it")
+            raise DamagedModel(
+                f"{self.checkpoint.folder}: a weight has dtype {array.dtype}, and no scales beside it"
+            )
         return array if self.form == "stored" else array.astype(mx.float32)
 
 
@@ -157,8 +161,13 @@ def _attention(spec: DecoderSpec, index: int, source: WeightSource) -> Attention
 
 def _feed_forward(spec: DecoderSpec, path: str, source: WeightSource, gate: Gate) -> FeedForward:
     hidden, inner = spec.hidden_size, spec.intermediate_size
-    pair = [source.linear(f"{path}.{name}", hidden, inner, bias=spec.mlp_bias) for name in ("gate_proj", "up_proj")]
-    return FeedForward(_together(pair), source.linear(f"{path}.down_proj", inner, hidden, bias=spec.mlp_bias), gate)
+    pair = [
+        source.linear(f"{path}.{name}", hidden, inner, bias=spec.mlp_bias)
+        for name in ("gate_proj", "up_proj")
+    ]
+    return FeedForward(
+        _together(pair), source.linear(f"{path}.down_proj", inner, hidden, bias=spec.mlp_bias), gate
+    )
 
 
 def _together(parts: list[PlainLinear | PackedLinear]) -> Joined | Parallel:

@@ -47,7 +47,11 @@ class Quantization:
         if not self._settings:
             raise DamagedModel(f"{self._source} says nothing of quantization, yet {path}.scales is there")
         stated = self._settings.get(path)
-        packing = _stated(stated, self._settings) if isinstance(stated, dict) else _measured(checkpoint, path, in_dims)
+        packing = (
+            _stated(stated, self._settings)
+            if isinstance(stated, dict)
+            else _measured(checkpoint, path, in_dims)
+        )
         if not _known(packing):
             raise UnsupportedModel(
                 f"{self._source}: {path} is quantized to {packing.bits} bits in groups of "

@@ -21,7 +21,8 @@ def make_rope(spec: RopeSpec) -> Rope:
     maker = _MAKERS.get(kind) if isinstance(kind, str) else None
     if maker is None:
         raise UnsupportedModel(
-            f"rope scaling {str(kind)[:40]!r} is not supported", hint=f"supported: {', '.join(sorted(_MAKERS))}"
+            f"rope scaling {str(kind)[:40]!r} is not supported",
+            hint=f"supported: {', '.join(sorted(_MAKERS))}",
         )
     return maker(spec)
 

@@ -10,13 +10,14 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from mlxone.core.errors import DamagedModel, UnsupportedModel
 
 MAX_HEADER_BYTES = 100 * 2**20
 ITEM_BYTES = {
-    "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "U16": 2, "I16": 2, "F16": 2, "BF16": 2,
+    "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1,
+    "U16": 2, "I16": 2, "F16": 2, "BF16": 2,
     "U32": 4, "I32": 4, "F32": 4, "U64": 8, "I64": 8, "F64": 8, "C64": 8,
 }  # fmt: skip
 # What MLX's loader can read; the rest is well-formed, yet of no use here.
@@ -67,7 +68,7 @@ def _tensor(path: Path, name: str, entry: Any) -> TensorInfo:
     dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
     if not isinstance(dtype, str) or dtype not in ITEM_BYTES:
         raise UnsupportedModel(f"{path}: tensor {name[:80]!r} has the unknown dtype {str(dtype)[:20]!r}")
-    if not _whole_numbers(shape) or not _whole_numbers(offsets) or len(offsets) != 2:
+    if not (_whole_numbers(shape) and _whole_numbers(offsets) and len(offsets) == 2):
         raise _damaged(path, f"tensor {name[:80]!r} has no proper shape or offsets")
     info = TensorInfo(name, dtype, tuple(shape), offsets[0], offsets[1], path)
     if info.end - info.start != info.size * ITEM_BYTES[dtype]:
@@ -75,7 +76,7 @@ def _tensor(path: Path, name: str, entry: Any) -> TensorInfo:
     return info
 
 
-def _whole_numbers(value: Any) -> bool:
+def _whole_numbers(value: Any) -> TypeGuard[list[int]]:
     return isinstance(value, list) and all(type(v) is int and 0 <= v < 2**48 for v in value)
 
 

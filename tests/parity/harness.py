@@ -105,7 +105,9 @@ def _chunks(ids: Sequence[int], chunks: Sequence[int]) -> list[list[int]]:
     return parts + [[i] for i in ids[start:]]
 
 
-def assert_parity(folder: Path, vocab: int, chunk_sizes: Sequence[Sequence[int]], steps: int = DECODE_STEPS) -> None:
+def assert_parity(
+    folder: Path, vocab: int, chunk_sizes: Sequence[Sequence[int]], steps: int = DECODE_STEPS
+) -> None:
     for chunks in chunk_sizes:
         mx.random.seed(7)
         ids = mx.random.randint(0, vocab, (sum(chunks) + steps,)).tolist()
@@ -114,5 +116,7 @@ def assert_parity(folder: Path, vocab: int, chunk_sizes: Sequence[Sequence[int]]
         assert len(theirs) == len(ours) == len(chunks) + steps
         for step, (a, b) in enumerate(zip(theirs, ours, strict=True)):
             assert a.dtype == b.dtype and a.shape == b.shape
-            assert mx.array_equal(a, b), f"chunks {chunks}: step {step} differs by {mx.abs(a - b).max().item()}"
+            assert mx.array_equal(a, b), (
+                f"chunks {chunks}: step {step} differs by {mx.abs(a - b).max().item()}"
+            )
             assert not mx.isnan(a).any(), f"chunks {chunks}: step {step} is not a number"

@@ -1,0 +1,68 @@
+"""The decode loop: read the prompt in chunks, then draw token after token.
+
+The next step is always submitted before the last token is read, so the device never waits for
+Python. With one row the arithmetic is the plain forward pass: chunks of the prompt, its last
+token alone, then one token at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+
+from mlxone.backend.arrays import lock, mx, on_stream
+from mlxone.core.words import Progress
+from mlxone.engine.row import Drawn, Pending, Row
+from mlxone.models.decoder import Decoder
+
+# Buffers of outgrown layer states are handed back this often, in steps.
+CLEAN_EVERY = 256
+
+
+def prefill(decoder: Decoder, row: Row, step: int) -> Generator[Progress, None, None]:
+    """Reads all but the prompt's last token, `step` at a time.
+
+    A chunk is built while the one before is computed, and submitted when that is done: at most
+    one chunk's transients are in memory.
+    """
+    total = len(row.ids)
+    while (left := len(row.unread)) > 1:
+        chunk = row.unread[: min(step, left - 1)]
+        with lock, on_stream():
+            decoder.hidden(mx.array([chunk]), row.state)
+            mx.synchronize()
+            mx.async_eval(row.state.arrays())
+        row.fed += chunk
+        yield Progress(len(row.fed), total)
+
+
+def decode(decoder: Decoder, row: Row, max_tokens: int) -> Generator[Drawn, None, None]:
+    """Draws up to `max_tokens`, one at a time; the prompt is all read but for its last token.
+
+    Closing the iterator takes back the step in flight where the states allow it. `row.fed`
+    says afterwards exactly which tokens the states hold.
+    """
+    pending = _advance(decoder, row, mx.array([row.unread]))
+    row.fed += row.unread
+    token: int | None = None  # drawn, submitted to the next step, not yet counted as fed
+    try:
+        for count in range(1, max_tokens + 1):
+            following = _advance(decoder, row, pending.token.reshape(1, 1)) if count < max_tokens else None
+            drawn = pending.read()
+            token = drawn.token if following is not None else None
+            yield drawn
+            if following is None:
+                return
+            row.fed.append(drawn.token)
+            token, pending = None, following
+            if count % CLEAN_EVERY == 0:
+                mx.clear_cache()
+    finally:
+        if token is not None and not row.state.trim(1):
+            row.fed.append(token)
+
+
+def _advance(decoder: Decoder, row: Row, ids: mx.array) -> Pending:
+    """One forward pass over [1, L] ids, and the draw from its last position."""
+    with lock, on_stream():
+        hidden = decoder.hidden(ids, row.state)
+        return row.choose(decoder.logits(hidden[:, -1:])[0, -1])

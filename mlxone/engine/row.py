@@ -1,0 +1,78 @@
+"""One request inside the engine: its tokens, its memory, how its next token is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+from mlxone.backend.arrays import mx
+from mlxone.core.words import Sampling
+from mlxone.engine.processors import History, make_processors
+from mlxone.engine.sample import logprobs_of, make_draw
+from mlxone.kv.state import ModelState
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A token and, where asked for, its log-probability and the likeliest alternatives."""
+
+    token: int
+    logprob: float | None = None
+    top: tuple[tuple[int, float], ...] = ()
+
+
+class Pending:
+    """A step that was submitted and not read yet."""
+
+    __slots__ = ("extras", "token")
+
+    def __init__(self, token: mx.array, extras: tuple[mx.array, ...] = ()) -> None:
+        self.token, self.extras = token, extras
+        mx.async_eval(token, *extras)
+
+    def read(self) -> Drawn:
+        token = cast(int, self.token.item())
+        if not self.extras:
+            return Drawn(token)
+        logprob, best, values = self.extras
+        top = zip(cast(list[int], best.tolist()), cast(list[float], values.tolist()), strict=True)
+        return Drawn(token, cast(float, logprob.item()), tuple(top))
+
+
+class Row:
+    def __init__(
+        self,
+        ids: Sequence[int],
+        state: ModelState,
+        sampling: Sampling,
+        *,
+        seed: int,
+        logprobs: int | None = None,
+    ) -> None:
+        self.ids = list(ids)
+        self.state = state
+        self.fed = list(ids[: state.offset])  # exactly the tokens the state holds
+        self.steps = 0
+        self._draw = make_draw(sampling, seed)
+        self._processors, widest = make_processors(sampling)
+        self._history = History(ids, widest) if self._processors else None
+        self._logprobs = logprobs
+
+    @property
+    def unread(self) -> list[int]:
+        """Prompt tokens that are not in the state yet."""
+        return self.ids[len(self.fed) :]
+
+    def choose(self, logits: mx.array) -> Pending:
+        """Submits the draw from logits [V]; the token joins the history unread."""
+        if self._history is not None:
+            for process in self._processors:
+                logits = process(self._history.recent, logits)
+        token = self._draw(logits, self.steps)
+        self.steps += 1
+        if self._history is not None:
+            self._history.add(token)
+        if self._logprobs is None:
+            return Pending(token)
+        return Pending(token, logprobs_of(logits, token, self._logprobs))

@@ -1,0 +1,211 @@
+"""One request, answered: ids in, events out. Every answer ends in exactly one terminal event."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Generator
+from contextlib import closing
+from dataclasses import dataclass, replace
+
+from mlxone.backend.arrays import mx
+from mlxone.core.errors import ContextOverflow, MlxoneError, UsageError
+from mlxone.core.settings import check
+from mlxone.core.words import ChatRequest, Event, Failed, Finished, FinishReason, Stats, Token, TopLogprob
+from mlxone.engine.loop import decode, prefill
+from mlxone.engine.row import Drawn, Row
+from mlxone.kv.state import ModelState
+from mlxone.service.model import Model, check_ids
+from mlxone.text.decoder import StreamDecoder
+from mlxone.text.stops import StopStrings
+
+
+def answer(
+    model: Model, request: ChatRequest, state: ModelState | None = None
+) -> Generator[Event, None, None]:
+    """Progress while the prompt is read, then tokens, then Finished or Failed.
+
+    A request that cannot be honoured as asked raises before anything runs; later failures are
+    the Failed event. Closing the iterator cancels. A given `state` holds the first
+    `state.offset` tokens of the prompt already; it stays the caller's.
+    """
+    return Answer(model, request, state).events()
+
+
+def prompt_ids(model: Model, request: ChatRequest) -> list[int]:
+    given = [f for f in (request.messages, request.text, request.ids) if f is not None]
+    if len(given) != 1:
+        raise UsageError("a request has exactly one of messages, text and ids")
+    if request.ids is not None:
+        ids = list(request.ids)
+        check_ids(ids, model.vocab_size)
+    elif request.text is not None:
+        ids = model.tokenizer.encode(request.text, add_special=True)
+    else:
+        ids = model.tokenizer.encode_rendered(render(model, request))
+    if not ids:
+        raise UsageError("the prompt is empty", hint="give at least one word")
+    return ids
+
+
+def render(model: Model, request: ChatRequest) -> str:
+    if model.template is None:
+        raise UsageError(
+            f"{model.name} has no chat template", hint="give one with --chat-template, or use --raw"
+        )
+    kwargs = dict(request.template_kwargs)
+    if request.thinking is not None:
+        kwargs.setdefault("enable_thinking", request.thinking)
+    return model.template.render([m.as_template() for m in request.messages or ()], **kwargs)
+
+
+class Answer:
+    def __init__(self, model: Model, request: ChatRequest, state: ModelState | None) -> None:
+        self.model, self.request = model, request
+        check("prefill_step", request.prefill_step)
+        ids = prompt_ids(model, request)
+        self.max_tokens = _room(model, request, len(ids))
+        self.state = state if state is not None else model.new_state()
+        self.cached = _reuse(self.state, ids)
+        self.eos = model.eos_token_ids if request.eos_token_ids is None else frozenset(request.eos_token_ids)
+        seed = request.sampling.seed if request.sampling.seed is not None else secrets.randbits(63)
+        self.row = Row(ids, self.state, request.sampling, seed=seed, logprobs=request.logprobs)
+        self.text = _Text(model.tokenizer.stream(), StopStrings(request.stop))
+        self.clock = _Clock()
+
+    def events(self) -> Generator[Event, None, None]:
+        try:
+            yield from prefill(self.model.decoder, self.row, self.request.prefill_step)
+            reason = yield from self._tokens()
+            yield Finished(self._stats(reason))
+        except Exception as error:  # noqa: BLE001 - the boundary of one answer: it always ends in an event
+            yield Failed(_as_ours(error))
+
+    def _tokens(self) -> Generator[Token, None, FinishReason]:
+        with closing(decode(self.model.decoder, self.row, self.max_tokens)) as steps:
+            for index, drawn in enumerate(steps):
+                self.clock.token()
+                token, reason = self._token(drawn, index)
+                if reason is not None:
+                    steps.close()  # before the token is handed out: the clock stops with the work
+                yield token
+                if reason is not None:
+                    return reason
+        raise MlxoneError("the engine stopped without a reason")
+
+    def _token(self, drawn: Drawn, index: int) -> tuple[Token, FinishReason | None]:
+        reason: FinishReason | None = None
+        text = ""
+        if drawn.token in self.eos:
+            reason = "stop"
+        else:
+            text = self.text.add(drawn.token)
+            if self.text.stop is not None:
+                reason = "stop"
+            elif index + 1 == self.max_tokens:
+                reason = "length"
+        if reason is not None and self.text.stop is None:
+            text += self.text.finish()
+            # What was held back may itself complete a stop string.
+            reason = "stop" if self.text.stop is not None else reason
+        return Token(drawn.token, index, text, drawn.logprob, self._alternatives(drawn)), reason
+
+    def _alternatives(self, drawn: Drawn) -> tuple[TopLogprob, ...] | None:
+        if self.request.logprobs is None:
+            return None
+        name = self.model.tokenizer.token_text
+        return tuple(TopLogprob(id, name(id), logprob) for id, logprob in drawn.top)
+
+    def _stats(self, reason: FinishReason) -> Stats:
+        stats = self.clock.stats(prompt=len(self.row.ids) - self.cached)
+        return replace(
+            stats,
+            prompt_tokens=len(self.row.ids),
+            cached_tokens=self.cached,
+            peak_memory_bytes=mx.get_peak_memory(),
+            finish_reason=reason,
+            stop_string=self.text.stop,
+            cache_tokens=tuple(self.row.fed),
+        )
+
+    def stats_when_cancelled(self) -> Stats:
+        return self._stats("cancelled")
+
+
+@dataclass(slots=True)
+class _Text:
+    """Ids to the text that is safe to show: whole characters, nothing of a stop string."""
+
+    decoder: StreamDecoder
+    stops: StopStrings
+
+    @property
+    def stop(self) -> str | None:
+        return self.stops.hit
+
+    def add(self, id: int) -> str:
+        return self.stops.feed(self.decoder.add(id))
+
+    def finish(self) -> str:
+        text = self.stops.feed(self.decoder.finish())
+        return text + (self.stops.finish() if self.stops.hit is None else "")
+
+
+class _Clock:
+    """Times as mlx-lm takes them: the prompt's until the first token is there, decoding's from then."""
+
+    def __init__(self) -> None:
+        self.start = time.perf_counter()
+        self.first: float | None = None
+        self.last = self.start
+        self.tokens = 0
+
+    def token(self) -> None:
+        self.last = time.perf_counter()
+        self.first = self.first or self.last
+        self.tokens += 1
+
+    def stats(self, prompt: int) -> Stats:
+        first = self.first or time.perf_counter()
+        prefill, decoding = first - self.start, self.last - first
+        return Stats(
+            generated_tokens=self.tokens,
+            prefill_ms=prefill * 1e3,
+            decode_ms=decoding * 1e3,
+            prefill_tps=prompt / prefill if prefill else 0.0,
+            decode_tps=self.tokens / decoding if decoding else 0.0,
+        )
+
+
+def _room(model: Model, request: ChatRequest, prompt: int) -> int:
+    """How many tokens the answer may have."""
+    check("max_tokens", request.max_tokens)
+    limits = [n for n in (request.context_size, model.context_length) if n is not None]
+    if not limits:
+        return request.max_tokens or 2**31
+    context = min(limits)
+    if prompt >= context:
+        raise ContextOverflow(
+            f"the prompt has {prompt} tokens and the context {context}: no room for an answer",
+            hint="shorten the prompt" + (" or raise --ctx-size" if context != model.context_length else ""),
+        )
+    return min(request.max_tokens or context, context - prompt)
+
+
+def _reuse(state: ModelState, ids: list[int]) -> int:
+    """How many prompt tokens the state holds already; one is always left to be read anew."""
+    surplus = state.offset - (len(ids) - 1)
+    if surplus > 0 and not state.trim(surplus):
+        raise UsageError(
+            f"the given state holds {state.offset} tokens and cannot go back to {len(ids) - 1}",
+            hint="give a state that is shorter than the prompt",
+        )
+    return state.offset
+
+
+def _as_ours(error: Exception) -> Exception:
+    if isinstance(error, MlxoneError):
+        return error
+    ours = MlxoneError(f"generation failed: {type(error).__name__}: {error}")
+    ours.__cause__ = error
+    return ours
