@@ -6,15 +6,10 @@ every logit, with `array_equal`: prefill in chunks, then 40 decode steps.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import mlx.nn as nn
-from mlx.utils import tree_flatten, tree_map
 from mlx_lm.models.cache import make_prompt_cache
-from mlx_lm.utils import _get_classes
 from mlx_lm.utils import load_model as mlx_lm_load
 
 from mlxone.backend.arrays import mx, on_stream
@@ -23,53 +18,6 @@ from mlxone.models.decoder import Decoder
 from mlxone.models.loading import load_decoder
 
 DECODE_STEPS = 40
-
-
-def save_random_model(
-    folder: Path,
-    config: Mapping[str, Any],
-    *,
-    dtype: mx.Dtype = mx.bfloat16,
-    quantization: Mapping[str, Any] | None = None,
-    seed: int = 0,
-) -> None:
-    """`quantization`: {"group_size", "bits", "mode"?}, and per-layer overrides by path."""
-    model_class, args_class = _get_classes(dict(config))
-    model = model_class(args_class.from_dict(dict(config)))
-    mx.random.seed(seed)
-    shape_like = tree_map(lambda a: _random(a.shape).astype(dtype), model.parameters())
-    model.update(shape_like)
-    written = dict(config)
-    if quantization is not None:
-        _quantize(model, quantization)
-        written["quantization"] = written["quantization_config"] = dict(quantization)
-    folder.mkdir(parents=True, exist_ok=True)
-    mx.save_safetensors(
-        str(folder / "model.safetensors"), dict(tree_flatten(model.parameters())), {"format": "mlx"}
-    )
-    (folder / "config.json").write_text(json.dumps(written))
-
-
-def _random(shape: Sequence[int]) -> mx.array:
-    # Norm weights near 1, matrices small enough to keep activations in range.
-    if len(shape) == 1:
-        return 1 + 0.1 * mx.random.normal(shape)
-    return mx.random.normal(shape) * shape[-1] ** -0.5
-
-
-def _quantize(model: nn.Module, quantization: Mapping[str, Any]) -> None:
-    def setting(path: str, module: nn.Module) -> Any:
-        if not hasattr(module, "to_quantized"):
-            return False
-        return quantization.get(path, True)
-
-    nn.quantize(
-        model,
-        quantization["group_size"],
-        quantization["bits"],
-        mode=quantization.get("mode", "affine"),
-        class_predicate=setting,
-    )
 
 
 def logits_of_mlx_lm(folder: Path, ids: Sequence[int], chunks: Sequence[int]) -> list[mx.array]:

@@ -1,0 +1,62 @@
+"""The two systems behind one shape: open a folder, then time one generation from token ids.
+
+Both are driven below their text layers, so that random models need no tokenizer; timed as mlx-lm
+times itself: the prompt's clock runs until the first token is there.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Run(NamedTuple):
+    prefill_tps: float
+    decode_tps: float
+    tokens: list[int]
+
+
+Generate = Callable[[Sequence[int], int], Iterator[int]]
+
+
+def open_mlxone(folder: Path) -> Generate:
+    from mlxone.core.words import Sampling
+    from mlxone.engine.loop import decode, prefill
+    from mlxone.engine.row import Row
+    from mlxone.models.loading import load_decoder
+
+    decoder = load_decoder(folder)
+
+    def generate(ids: Sequence[int], count: int) -> Iterator[int]:
+        row = Row(ids, decoder.new_state(), Sampling(), seed=0)
+        for _ in prefill(decoder, row, 2048):
+            pass
+        return (drawn.token for drawn in decode(decoder, row, count))
+
+    return generate
+
+
+def open_mlx_lm(folder: Path) -> Generate:
+    import mlx.core as mx
+    from mlx_lm.generate import generate_step
+    from mlx_lm.utils import load_model
+
+    model, _ = load_model(folder)
+    return lambda ids, count: (token for token, _ in generate_step(mx.array(ids), model, max_tokens=count))
+
+
+SIDES: dict[str, Callable[[Path], Generate]] = {"mlxone": open_mlxone, "mlx-lm": open_mlx_lm}
+
+
+def time_once(generate: Generate, ids: Sequence[int], count: int) -> Run:
+    start = time.perf_counter()
+    tokens = []
+    first = start
+    for token in generate(ids, count):
+        if not tokens:
+            first = time.perf_counter()
+        tokens.append(token)
+    end = time.perf_counter()
+    return Run(len(ids) / (first - start), len(tokens) / (end - first), tokens)
