@@ -41,12 +41,12 @@ def decode(decoder: Decoder, row: Row, max_tokens: int) -> Generator[Drawn, None
     Closing the iterator takes back the step in flight where the states allow it. `row.fed`
     says afterwards exactly which tokens the states hold.
     """
-    pending = _advance(decoder, row, mx.array([row.unread]))
+    pending = _advance(decoder, row, mx.array(row.unread))
     row.fed += row.unread
     token: int | None = None  # drawn, submitted to the next step, not yet counted as fed
     try:
         for count in range(1, max_tokens + 1):
-            following = _advance(decoder, row, pending.token.reshape(1, 1)) if count < max_tokens else None
+            following = _advance(decoder, row, pending.token) if count < max_tokens else None
             drawn = pending.read()
             token = drawn.token if following is not None else None
             yield drawn
@@ -62,7 +62,11 @@ def decode(decoder: Decoder, row: Row, max_tokens: int) -> Generator[Drawn, None
 
 
 def _advance(decoder: Decoder, row: Row, ids: mx.array) -> Pending:
-    """One forward pass over [1, L] ids, and the draw from its last position."""
+    """One forward pass over ids [L] or a single id, and the draw from its last position.
+
+    Reshaping belongs inside, too: one operation on another stream makes the two wait for each
+    other at every step.
+    """
     with lock, on_stream():
-        hidden = decoder.hidden(ids, row.state)
+        hidden = decoder.hidden(ids.reshape(1, -1), row.state)
         return row.choose(decoder.logits(hidden[:, -1:])[0, -1])
