@@ -26,6 +26,18 @@ MODES: tuple[Mode, ...] = ("auto", "native", "wide", "packed")
 # packed originals while they are read, the layer states and everything else on the machine.
 WIDE_SHARE = 0.5
 
+MEMINFO, GROUPS = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
+# Control groups of version 2, then 1: limit, use, and where the file cache within the use stands.
+MEMORY_GROUPS = (
+    ("memory.max", "memory.current", "memory.stat", "inactive_file"),
+    (
+        "memory/memory.limit_in_bytes",
+        "memory/memory.usage_in_bytes",
+        "memory/memory.stat",
+        "total_inactive_file",
+    ),
+)
+
 _blas: Path | None = None
 
 
@@ -91,27 +103,32 @@ def _keep_freed_memory() -> None:
 
 def available_memory() -> int:
     """Bytes this process may still take: the machine's, or its container's if that is less."""
-    free = _meminfo_available()
-    limit, used = _first_number("memory.max"), _first_number("memory.current")
-    if limit is not None and used is not None:
-        free = min(free, max(0, limit - used))
-    return free
+    return min([_meminfo_available(), *_rooms_in_groups()])
+
+
+def _rooms_in_groups() -> Iterator[int]:
+    """What each control group leaves; the file cache counted in it is given back on demand."""
+    for limit, used, stat, cache in MEMORY_GROUPS:
+        most, taken = _number(GROUPS / limit), _number(GROUPS / used)
+        if most is not None and taken is not None:
+            yield max(0, most - max(0, taken - (_number(GROUPS / stat, cache) or 0)))
 
 
 def _meminfo_available() -> int:
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except (OSError, ValueError):
-        pass
+    kilobytes = _number(MEMINFO, "MemAvailable:")
+    if kilobytes is not None:
+        return kilobytes * 1024
     return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
 
 
-def _first_number(name: str) -> int | None:
+def _number(file: Path, key: str = "") -> int | None:
+    """The number behind a key at the start of a line; without a key, the file's first word."""
     try:
-        return int(Path("/sys/fs/cgroup", name).read_text().split()[0])
-    except (OSError, ValueError, IndexError):
+        lines = (line.split() for line in file.read_text().splitlines())
+        if key:
+            return next((int(words[1]) for words in lines if words[0] == key), None)
+        return int(next(lines)[0])
+    except (OSError, ValueError, IndexError, StopIteration):
         return None  # no such control group, or the word "max"
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from mlxone.backend.arrays import mx
 from mlxone.core.errors import DamagedModel, UnsupportedModel
 from mlxone.models.config import read_json
-from mlxone.models.safetensors import LOADABLE, TensorInfo, read_header
+from mlxone.models.safetensors import LOADABLE, TensorInfo, damaged, read_header
 
 
 class Checkpoint:
@@ -48,7 +49,11 @@ class Checkpoint:
     def _shard(self, path: Path) -> dict[str, mx.array]:
         if path not in self._open:
             # The Hub's cache names files by hash, so the format has to be said.
-            arrays = mx.load(str(path), format="safetensors")
+            try:
+                arrays = mx.load(str(path), format="safetensors")
+            except (RuntimeError, ValueError) as error:  # MLX reads a header more strictly than we do
+                reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+                raise damaged(path, f"MLX cannot load it: {reason}") from None
             assert isinstance(arrays, dict)
             self._open[path] = arrays
         return self._open[path]
@@ -82,8 +87,8 @@ def _indexed(folder: Path, index: Path) -> list[Path]:
     for name in names:
         if Path(name).name != name:
             raise DamagedModel(f"{index} names a file outside its folder: {name[:80]!r}")
-        if not (folder / name).exists():
+        if not os.path.exists(folder / name):  # Path's own raises for a name that is too long
             raise DamagedModel(
-                f"{folder / name} is missing, {index.name} names it", hint="download the model again"
+                f"{index} names {name[:80]!r}, which is missing", hint="download the model again"
             )
     return [folder / name for name in names]

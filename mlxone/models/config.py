@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+import stat
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
-from mlxone.core.errors import DamagedModel
+from mlxone.core.errors import DamagedModel, StorageError
 
 MAX_CONFIG_BYTES = 64 * 2**20
+# Far above what is published, far below where Python gives up on showing a value.
+MAX_DEPTH = 50
+FLOAT32_MAX = 3.4e38  # MLX computes in nothing wider
 _MISSING = object()
 # Numbers that JSON cannot say are written as {"__float__": "Infinity"} by transformers.
 _SPECIAL_FLOATS = {"Infinity": math.inf, "-Infinity": -math.inf, "NaN": math.nan}
@@ -19,15 +23,22 @@ _SPECIAL_FLOATS = {"Infinity": math.inf, "-Infinity": -math.inf, "NaN": math.nan
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file, or one line about what is wrong with it."""
     try:
-        if path.stat().st_size > MAX_CONFIG_BYTES:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
+            raise DamagedModel(f"{path} is not a file")
+        if status.st_size > MAX_CONFIG_BYTES:
             raise DamagedModel(f"{path} is larger than {MAX_CONFIG_BYTES >> 20} MiB")
         value = json.loads(path.read_bytes(), object_hook=_untag)
     except FileNotFoundError:
         raise DamagedModel(f"{path} is missing", hint="download the model again") from None
+    except OSError as error:
+        raise StorageError(f"{path} cannot be read: {error.strerror or error}") from None
     except (ValueError, RecursionError) as error:
         raise DamagedModel(f"{path} is not valid JSON: {str(error)[:120]}") from None
     if not isinstance(value, dict):
         raise DamagedModel(f"{path} does not hold a JSON object")
+    if nested_deeper(value, MAX_DEPTH):
+        raise DamagedModel(f"{path} is nested more than {MAX_DEPTH} levels deep")
     return value
 
 
@@ -35,6 +46,19 @@ def _untag(value: dict[str, Any]) -> Any:
     if len(value) == 1 and isinstance(tag := value.get("__float__"), str):
         return _SPECIAL_FLOATS.get(tag, value)
     return value
+
+
+def nested_deeper(value: Any, levels: int) -> bool:
+    layer = [value]
+    for _ in range(levels):
+        inner = (c.values() if isinstance(c, dict) else c for c in layer)
+        layer = [v for values in inner for v in values if isinstance(v, dict | list)]
+    return bool(layer)
+
+
+def is_number(value: Any) -> TypeGuard[int | float]:
+    """Finite, also once it is a float32."""
+    return type(value) in (int, float) and abs(value) <= FLOAT32_MAX
 
 
 class Config(Mapping[str, Any]):
@@ -66,16 +90,16 @@ class Config(Mapping[str, Any]):
     def __len__(self) -> int:
         return len(self._values)
 
-    def count(self, key: str, default: Any = _MISSING) -> int:
+    def count(self, key: str, default: Any = _MISSING, *, most: int = 2**31 - 1) -> int:
         """A whole number of at least 1."""
         value = self._get(key, default)
-        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < 2**31:
-            raise self.wrong(key, "a positive whole number")
+        if type(value) is not int or not 1 <= value <= most:
+            raise self.wrong(key, f"a whole number from 1 to {most}")
         return value
 
     def number(self, key: str, default: Any = _MISSING) -> float:
         value = self._get(key, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if not is_number(value):
             raise self.wrong(key, "a finite number")
         return float(value)
 

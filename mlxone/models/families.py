@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from mlxone.core.errors import UnsupportedModel
+from mlxone.core.errors import DamagedModel, UnsupportedModel
 from mlxone.models.config import Config
 from mlxone.models.spec import AttentionKind, DecoderSpec, LayerSpec, RopeSpec
 
@@ -44,6 +44,8 @@ class Family:
     refuses: Mapping[str, Any] = field(default_factory=dict)  # settings that would compute other numbers
 
 
+# Lists of this length are made before the weights are looked at; published models stay below 200.
+MAX_LAYERS = 10_000
 _LLAMA_DEFAULTS = {"rope_theta": 10000.0, "tie_word_embeddings": True}
 
 FAMILIES: tuple[Family, ...] = (
@@ -83,15 +85,12 @@ def spec_of(config: Config) -> DecoderSpec:
     family = family_of(config)
     config = config.with_defaults(family.defaults)
     _refuse(family, config)
-    hidden, heads, layers = (
-        config.count(k) for k in ("hidden_size", "num_attention_heads", "num_hidden_layers")
-    )
+    hidden, heads = config.count("hidden_size"), config.count("num_attention_heads")
+    layers = config.count("num_hidden_layers", most=MAX_LAYERS)
     kv_heads = config.count("num_key_value_heads", heads)
     if heads % kv_heads:
         raise config.wrong("num_key_value_heads", f"a divisor of num_attention_heads ({heads})")
-    head_dim = hidden // heads
-    if family.head_dim_from_config:
-        head_dim = config.count("head_dim", head_dim)
+    head_dim = _head_dim(family, config, hidden, heads)
     kinds = _attention_kinds(config, layers)
     attention_bias = config.flag("attention_bias", False)
     return DecoderSpec(
@@ -116,6 +115,18 @@ def spec_of(config: Config) -> DecoderSpec:
     )
 
 
+def _head_dim(family: Family, config: Config, hidden: int, heads: int) -> int:
+    if family.head_dim_from_config and "head_dim" in config:
+        head_dim = config.count("head_dim")
+    elif hidden % heads:
+        raise config.wrong("num_attention_heads", f"a divisor of hidden_size ({hidden})")
+    else:
+        head_dim = hidden // heads
+    if head_dim % 2:
+        raise DamagedModel(f"{config.source}: head_dim is {head_dim}, rotary positions need an even number")
+    return head_dim
+
+
 def _refuse(family: Family, config: Config) -> None:
     for key, value in family.refuses.items():
         if config.get(key) == value:
@@ -123,7 +134,7 @@ def _refuse(family: Family, config: Config) -> None:
     activation = config.get("hidden_act", "silu")
     if activation not in ("silu", "swish"):
         raise UnsupportedModel(
-            f"{config.source}: {family.name} with hidden_act={activation!r} is not supported"
+            f"{config.source}: {family.name} with hidden_act={str(activation)[:40]!r} is not supported"
         )
 
 
@@ -152,12 +163,13 @@ def _layers(
 def _rope(config: Config, head_dim: int) -> RopeSpec:
     # transformers 5 nests what used to be two keys under rope_parameters.
     nested = config.section("rope_parameters")
-    base = nested.get("rope_theta", config.get("rope_theta"))
-    if isinstance(base, bool) or not isinstance(base, int | float) or not base > 0:
-        raise config.wrong("rope_theta", "a number above 0")
+    if any(isinstance(v, dict) for v in nested.values()):
+        raise UnsupportedModel(f"{config.source}: rope_parameters per kind of layer are not supported")
+    inside = nested.get("rope_theta") is not None
+    place = Config(nested, source=f"{config.source}: rope_parameters") if inside else config
     return RopeSpec(
         dims=head_dim,
-        base=base,
+        base=place.positive("rope_theta"),
         traditional=config.flag("rope_traditional", False),
         scaling=config.section("rope_scaling") or nested,
         trained_context=config.get("max_position_embeddings"),

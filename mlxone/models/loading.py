@@ -27,11 +27,11 @@ from mlxone.models.layers import (
 )
 from mlxone.models.quantization import Packing, Quantization
 from mlxone.models.rope import make_rope
+from mlxone.models.safetensors import FLOATS
 from mlxone.models.spec import DecoderSpec
 
 # Tensors that some checkpoints carry and no decoder needs: they follow from the config.
 NOT_NEEDED = (".rotary_emb.inv_freq",)
-FLOATS = {"F16": 2, "BF16": 2, "F32": 4}
 
 
 def load_decoder(folder: Path, *, config: Config | None = None) -> Decoder:
@@ -53,12 +53,12 @@ class WeightSource:
         self.form: cpu.WeightForm = "stored"
         if on_cpu():
             self.form = cpu.weight_form(
-                wide_bytes(checkpoint), cpu.available_memory(),
+                wide_bytes(checkpoint, quantization.narrowest), cpu.available_memory(),
                 has_blas=cpu.blas() is not None, chosen=cpu.mode(),
             )  # fmt: skip
 
     def vector(self, name: str, dims: int) -> mx.array:
-        return self._float(self.checkpoint.take(name, (dims,)))
+        return self._take_float(name, (dims,))
 
     def norm(self, path: str, dims: int, eps: float) -> Norm:
         return Norm(self.vector(f"{path}.weight", dims), eps)
@@ -82,7 +82,7 @@ class WeightSource:
         """The weight alone, or packed weight, scales and (affine only) biases."""
         packing = self.quantization.packing(self.checkpoint, path, in_dims)
         if packing is None:
-            return None, [self._float(self.checkpoint.take(f"{path}.weight", (out_dims, in_dims)))]
+            return None, [self._take_float(f"{path}.weight", (out_dims, in_dims))]
         groups = (out_dims, in_dims // packing.group_size)
         weight = self.checkpoint.take(f"{path}.weight", (out_dims, in_dims * packing.bits // 32))
         rest = [self.checkpoint.take(f"{path}.scales", groups)]
@@ -91,27 +91,28 @@ class WeightSource:
         if self.form == "wide":
             return None, [_dequantize(weight, rest, packing)]
         if self.form == "packed" and packing.has_biases:
-            rest = [self._float(a) for a in rest]
+            rest = [a.astype(mx.float32) for a in rest]
         return packing, [weight, *rest]
 
-    def _float(self, array: mx.array) -> mx.array:
-        if not mx.issubdtype(array.dtype, mx.floating):
+    def _take_float(self, name: str, shape: tuple[int, ...]) -> mx.array:
+        array = self.checkpoint.take(name, shape)
+        info = self.checkpoint.info(name)
+        if info.dtype not in FLOATS:
             raise DamagedModel(
-                f"{self.checkpoint.folder}: a weight has dtype {array.dtype}, and no scales beside it"
+                f"{info.file}: tensor {name!r} has dtype {info.dtype}, and no scales beside it"
             )
         return array if self.form == "stored" else array.astype(mx.float32)
 
 
-def wide_bytes(checkpoint: Checkpoint) -> int:
-    """What all weights would take as float32: a packed weight's size follows from its scales'."""
+def wide_bytes(checkpoint: Checkpoint, narrowest: int) -> int:
+    """What all weights would take as float32; at most, where widths are mixed."""
     total = 0
     for name in checkpoint.names():
         info = checkpoint.info(name)
         if name.endswith((".scales", ".biases")):
             continue
         packed = info.dtype == "U32" and f"{name.removesuffix('.weight')}.scales" in checkpoint
-        # At 4 bits, the commonest width, a word holds 8 weights; fewer bits hold more, so be generous.
-        total += info.size * 4 * (8 if packed else 1)
+        total += info.size * 4 * (32 // narrowest if packed else 1)
     return total
 
 
@@ -189,6 +190,6 @@ def _check_leftovers(checkpoint: Checkpoint, spec: DecoderSpec) -> None:
     if left:
         more = f" and {len(left) - 1} more" if len(left) > 1 else ""
         raise DamagedModel(
-            f"{checkpoint.folder}: unexpected tensor {left[0]!r}{more}",
+            f"{checkpoint.folder}: unexpected tensor {left[0][:120]!r}{more}",
             hint=f"config.json describes a {spec.family} model without it",
         )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from mlxone.core.errors import DamagedModel, UnsupportedModel
 from mlxone.models.checkpoint import Checkpoint
 from mlxone.models.config import Config
+from mlxone.models.safetensors import FLOATS
 
 # Modes other than affine allow one group size and one width each, and have no biases.
 FIXED_MODES = {"mxfp4": (32, 4), "mxfp8": (32, 8), "nvfp4": (16, 4)}
@@ -40,6 +41,13 @@ class Quantization:
             )
         self._settings: Mapping[str, Any] = settings or foreign
 
+    @property
+    def narrowest(self) -> int:
+        """The fewest bits that the settings name."""
+        entries = [e for e in (self._settings, *self._settings.values()) if isinstance(e, dict)]
+        named = (entry.get("bits") for entry in entries)
+        return min((b for b in named if type(b) is int and b in AFFINE_BITS), default=4)
+
     def packing(self, checkpoint: Checkpoint, path: str, in_dims: int) -> Packing | None:
         """How the weight at `path` is packed; None when it is not."""
         if f"{path}.scales" not in checkpoint:
@@ -48,23 +56,31 @@ class Quantization:
             raise DamagedModel(f"{self._source} says nothing of quantization, yet {path}.scales is there")
         stated = self._settings.get(path)
         packing = (
-            _stated(stated, self._settings)
+            _stated(stated, self._settings, f"{self._source}: quantization of {path}")
             if isinstance(stated, dict)
             else _measured(checkpoint, path, in_dims)
         )
         if not _known(packing):
             raise UnsupportedModel(
                 f"{self._source}: {path} is quantized to {packing.bits} bits in groups of "
-                f"{packing.group_size} ({packing.mode}), which MLX cannot compute"
+                f"{packing.group_size} ({packing.mode[:40]!r}), which MLX cannot compute"
             )
+        if in_dims % packing.group_size:
+            raise DamagedModel(
+                f"{self._source}: the {in_dims} inputs of {path} do not divide into groups of "
+                f"{packing.group_size}"
+            )
+        _check_dtypes(checkpoint, path, packing)
         return packing
 
 
-def _stated(entry: Mapping[str, Any], settings: Mapping[str, Any]) -> Packing:
-    def pick(key: str, default: Any) -> Any:
-        return entry.get(key, settings.get(key, default))
-
-    return Packing(pick("group_size", 64), pick("bits", 4), pick("mode", "affine"))
+def _stated(entry: Mapping[str, Any], settings: Mapping[str, Any], source: str) -> Packing:
+    keys = ("group_size", "bits", "mode")
+    values = Config({k: entry.get(k, settings.get(k)) for k in keys}, source=source)
+    mode = values.get("mode", "affine")
+    if not isinstance(mode, str):
+        raise values.wrong("mode", "a name")
+    return Packing(values.count("group_size", 64), values.count("bits", 4), mode)
 
 
 def _measured(checkpoint: Checkpoint, path: str, in_dims: int) -> Packing:
@@ -79,6 +95,19 @@ def _measured(checkpoint: Checkpoint, path: str, in_dims: int) -> Packing:
         if fixed == (group, bits):
             return Packing(group, bits, mode)
     return Packing(group, bits, "unknown")
+
+
+def _check_dtypes(checkpoint: Checkpoint, path: str, packing: Packing) -> None:
+    expected: dict[str, Collection[str]] = {"weight": ("U32",), "scales": ("U8",)}
+    if packing.has_biases:
+        expected |= {"scales": FLOATS, "biases": FLOATS}
+    for part, dtypes in expected.items():
+        info = checkpoint.info(f"{path}.{part}")
+        if info.dtype not in dtypes:
+            raise DamagedModel(
+                f"{info.file}: tensor {info.name!r} has dtype {info.dtype}, {packing.mode} quantization "
+                f"needs {' or '.join(sorted(dtypes))}"
+            )
 
 
 def _known(packing: Packing) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 
 from mlxone.backend.arrays import mx
 from mlxone.core.errors import DamagedModel, UnsupportedModel
+from mlxone.models.config import is_number
 from mlxone.models.spec import RopeSpec
 
 Rope = Callable[[mx.array, Any], mx.array]  # (x [B, heads, L, dim], position of the first token)
@@ -28,17 +29,18 @@ def make_rope(spec: RopeSpec) -> Rope:
 
 
 def _number(scaling: Mapping[str, Any], key: str, default: float | None = None) -> float:
-    value = scaling.get(key, default)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    value = default if scaling.get(key) is None else scaling[key]
+    if not is_number(value):
         raise DamagedModel(f"config.json: rope_scaling.{key} must be a number, not {str(value)[:40]!r}")
     return value
 
 
-def _factor(scaling: Mapping[str, Any]) -> float:
-    factor = _number(scaling, "factor")
-    if factor <= 0:
-        raise DamagedModel(f"config.json: rope_scaling.factor must be above 0, not {factor}")
-    return factor
+def _positive(scaling: Mapping[str, Any], key: str, default: float | None = None) -> float:
+    """Within reason, so that no formula here leaves a float's range."""
+    value = _number(scaling, key, default)
+    if not 1e-6 <= value <= 1e12:
+        raise DamagedModel(f"config.json: rope_scaling.{key} must be between 1e-6 and 1e12, not {value}")
+    return value
 
 
 def _plain(spec: RopeSpec, scale: float = 1.0) -> Rope:
@@ -51,7 +53,7 @@ def _plain(spec: RopeSpec, scale: float = 1.0) -> Rope:
 
 
 def _linear(spec: RopeSpec) -> Rope:
-    return _plain(spec, scale=1 / _factor(spec.scaling))
+    return _plain(spec, scale=1 / _positive(spec.scaling, "factor"))
 
 
 def _with_frequencies(spec: RopeSpec, frequencies: mx.array) -> Rope:
@@ -67,7 +69,7 @@ def _with_frequencies(spec: RopeSpec, frequencies: mx.array) -> Rope:
 
 def _dynamic(spec: RopeSpec) -> Rope:
     """NTK-aware: the base grows once a sequence is longer than the trained context."""
-    dims, traditional, factor = spec.dims, spec.traditional, _factor(spec.scaling)
+    dims, traditional, factor = spec.dims, spec.traditional, _positive(spec.scaling, "factor")
     trained = spec.trained_context
     if not isinstance(trained, int) or trained < 1 or dims <= 2:
         raise DamagedModel("config.json: dynamic rope scaling needs max_position_embeddings")
@@ -83,11 +85,11 @@ def _dynamic(spec: RopeSpec) -> Rope:
 
 def _llama3(spec: RopeSpec) -> Rope:
     """Long wavelengths are divided by the factor, short ones kept, those between interpolated."""
-    factor = _factor(spec.scaling)
-    low = _number(spec.scaling, "low_freq_factor", 1.0)
-    high = _number(spec.scaling, "high_freq_factor", 4.0)
-    trained = _number(spec.scaling, "original_max_position_embeddings", 8192)
-    if low <= 0 or high <= low:
+    factor = _positive(spec.scaling, "factor")
+    low = _positive(spec.scaling, "low_freq_factor", 1.0)
+    high = _positive(spec.scaling, "high_freq_factor", 4.0)
+    trained = _positive(spec.scaling, "original_max_position_embeddings", 8192)
+    if high <= low:
         raise DamagedModel("config.json: rope_scaling needs 0 < low_freq_factor < high_freq_factor")
     periods = spec.base ** (mx.arange(0, spec.dims, 2) / spec.dims)
     wavelengths = 2 * mx.pi * periods
@@ -102,22 +104,28 @@ def _llama3(spec: RopeSpec) -> Rope:
 def _yarn(spec: RopeSpec) -> Rope:
     """Interpolates slow dimensions, keeps fast ones, ramps between; also sharpens attention."""
     scaling, dims = spec.scaling, spec.dims
-    factor = _factor(scaling)
-    trained = _number(scaling, "original_max_position_embeddings", 4096)
+    factor = _positive(scaling, "factor")
+    trained = _positive(scaling, "original_max_position_embeddings", 4096)
+    if spec.base <= 1:
+        raise DamagedModel(f"config.json: yarn rope scaling needs a rope_theta above 1, not {spec.base}")
 
     def dimension_of(rotations: float) -> float:
         return (dims * math.log(trained / (rotations * 2 * math.pi))) / (2 * math.log(spec.base))
 
-    low = max(math.floor(dimension_of(_number(scaling, "beta_fast", 32))), 0)
-    high = min(math.ceil(dimension_of(_number(scaling, "beta_slow", 1))), dims - 1)
+    low = max(math.floor(dimension_of(_positive(scaling, "beta_fast", 32))), 0)
+    high = min(math.ceil(dimension_of(_positive(scaling, "beta_slow", 1))), dims - 1)
     ramp = (mx.arange(dims // 2, dtype=mx.float32) - low) / ((high - low) or 0.001)
     kept = 1.0 - mx.clip(ramp, 0, 1)
     fast = spec.base ** (mx.arange(0, dims, 2, dtype=mx.float32) / dims)
     slow = factor * fast
     rope = _with_frequencies(spec, (slow * fast) / (slow * kept + fast * (1 - kept)))
-    sharpen = _magnitude(factor, _number(scaling, "mscale", 1)) / _magnitude(
-        factor, _number(scaling, "mscale_all_dim", 0)
-    )
+    magnitudes = [
+        _magnitude(factor, _number(scaling, key, weight))
+        for key, weight in (("mscale", 1), ("mscale_all_dim", 0))
+    ]
+    if min(magnitudes) <= 0:
+        raise DamagedModel("config.json: rope_scaling.mscale and mscale_all_dim must not be negative")
+    sharpen = magnitudes[0] / magnitudes[1]
     if sharpen == 1.0:
         return rope
     return lambda x, offset: rope(x * sharpen, offset)

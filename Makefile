@@ -1,0 +1,88 @@
+# `make run` and `make test` set up what they need in .venv and are quick when it is there.
+#
+#   make run PROMPT="…"        another question
+#   make run PYTHON=python3.13 the Python that .venv is made with (3.11 or later)
+#   make run BACKEND=cuda      cpu | cuda | none; by itself: cuda where nvidia-smi works, none on macOS
+
+PYTHON  ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
+BACKEND ?= $(shell [ "$$(uname -s)" = Linux ] || { echo none; exit; }; \
+	nvidia-smi -L >/dev/null 2>&1 && echo cuda || echo cpu)
+BACKEND := $(BACKEND)
+PROMPT  ?= Name the capital of France.
+export PROMPT
+
+VENV    := .venv
+BIN     := $(VENV)/bin
+PIP     := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input
+COMMA   := ,
+EXTRA   := $(filter-out none,$(BACKEND))
+# Stamps: what is installed, and for which backend.
+APP     := $(VENV)/.installed-$(BACKEND)
+TESTS   := $(VENV)/.installed-$(BACKEND)-test
+PARTS   := $(wildcard mlxone tests tools bench)
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint format parity fuzz bench dist starter clean
+.DELETE_ON_ERROR:
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: starter ## Set up if needed and let the starter model answer PROMPT
+	@$(BIN)/mlxone run --prompt "$$PROMPT"
+
+test: $(TESTS) lint starter ## Set up if needed; lint, types, tests (no network once set up)
+	@$(BIN)/python -m pytest -n 2 --dist loadscope -q
+
+lint: $(TESTS) ## Style, format and types
+	@$(BIN)/ruff check $(PARTS)
+	@$(BIN)/ruff format --check --quiet $(PARTS) || { echo "make format puts this right"; exit 1; }
+	@$(BIN)/mypy
+
+format: $(TESTS) ## Put style and format right where that can be done by itself
+	@$(BIN)/ruff check --fix --quiet $(PARTS)
+	@$(BIN)/ruff format --quiet $(PARTS)
+
+parity: $(TESTS) starter ## The long proof that logits equal mlx-lm's
+	@$(BIN)/python -m pytest tests/parity -q -m "long or not long"
+
+fuzz: $(TESTS) starter ## Damaged files and random requests, at length
+	@$(BIN)/python -m pytest tests -n 2 -q -m "long or not long" -k fuzz --hypothesis-profile=fuzz
+
+bench: $(TESTS) starter ## Side by side with mlx-lm, as in docs/benchmarks.md
+	@$(BIN)/python -m bench
+
+dist: $(APP) ## Build the wheel and the source archive into dist/
+	@echo "building into dist/"
+	@$(PIP) install -c constraints.txt build
+	@rm -rf dist build
+	@$(BIN)/python -m build --quiet --no-isolation --outdir dist .
+	@ls -l dist
+
+starter: $(APP)
+	@$(BIN)/python tools/make_starter.py >/dev/null
+
+clean: ## Remove .venv, dist and caches; models stay
+	rm -rf $(VENV) dist build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A venv belongs to one backend: MLX's CPU and CUDA packages overwrite each other's files.
+# The second road is for systems that ship Python's venv module without the pip inside it.
+$(APP): pyproject.toml constraints.txt
+	@$(or $(PYTHON),false) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+		echo "mlxone needs Python 3.11 or later: install one, or name it with make PYTHON=…"; exit 1; }
+	@$(PIP) --version >/dev/null 2>&1 && [ -z "$$(ls $(VENV)/.installed-* 2>/dev/null | grep -v -- '-$(BACKEND)')" ] || { \
+		echo "making $(VENV) with $$($(PYTHON) --version)"; rm -rf $(VENV); \
+		$(PYTHON) -m venv $(VENV) >/dev/null 2>&1 || { \
+			$(PYTHON) -m venv --clear --without-pip $(VENV) && \
+			$(PYTHON) -m pip -qq --python $(BIN)/python install pip; }; }
+	@echo "installing mlxone$(if $(EXTRA), for $(EXTRA)) into $(VENV)"
+	@$(PIP) install -c constraints.txt hatchling editables
+	@$(PIP) install -c constraints.txt --no-build-isolation -e '.$(if $(EXTRA),[$(EXTRA)])'
+	@touch $@
+
+$(TESTS): $(APP)
+	@echo "installing what the tests need"
+	@$(PIP) install -c constraints.txt --no-build-isolation -e '.[test$(if $(EXTRA),$(COMMA)$(EXTRA))]'
+	@touch $@

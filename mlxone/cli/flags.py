@@ -1,0 +1,108 @@
+"""The flags of `run`: those of the settings table by generation, the rest by hand."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import click
+
+from mlxone.core.errors import UsageError
+from mlxone.core.settings import SETTINGS, Setting, check
+
+_KIND_NAMES: dict[Any, tuple[str, str]] = {int: ("N", "a whole number"), float: ("X", "a number")}
+
+
+class Flag(click.Option):
+    """An option that knows under which heading the help shows it."""
+
+    def __init__(self, *args: Any, section: str, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.section = section
+
+
+class SectionedCommand(click.Command):
+    """A command whose help groups its flags."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"options_metavar": "[FLAGS]", **kwargs})
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for name, flags in sections(self, ctx).items():
+            with formatter.section(name):
+                formatter.write_dl([record for flag in flags if (record := flag.get_help_record(ctx))])
+
+
+def sections(command: click.Command, ctx: click.Context) -> dict[str, list[click.Option]]:
+    """The flags under their headings, those of every command last."""
+    found: dict[str, list[click.Option]] = {}
+    options = [param for param in command.get_params(ctx) if isinstance(param, click.Option)]
+    for option in sorted(options, key=lambda option: not isinstance(option, Flag)):
+        found.setdefault(getattr(option, "section", "Other"), []).append(option)
+    return found
+
+
+def flag(section: str, names: str, help: str, metavar: str | None = None, **kwargs: Any) -> Flag:
+    return Flag(names.split(), section=section, help=help, metavar=metavar, **kwargs)
+
+
+def setting_flags(section_of: Mapping[str, str], otherwise: str) -> Iterable[Flag]:
+    """One flag per row of the settings table."""
+    for setting in SETTINGS:
+        metavar = _KIND_NAMES[setting.kind][0]
+        default = f" [{setting.run_default}]" if setting.run_default else ""
+        yield Flag(
+            [setting.flag, *setting.aliases, setting.name],
+            section=section_of.get(setting.name, otherwise),
+            metavar=metavar,
+            help=setting.help + default,
+            type=_reader(setting),
+        )
+
+
+def _reader(setting: Setting) -> Callable[[str], Any]:
+    def read(text: str) -> Any:
+        try:
+            value = setting.kind(text)
+        except ValueError:
+            what = _KIND_NAMES[setting.kind][1]
+            raise UsageError(f"{setting.flag} takes {what}, not {text!r}") from None
+        return check(setting.name, value, shown_as=setting.flag)
+
+    return read
+
+
+def read_truth(name: str) -> Callable[[str], bool]:
+    def read(text: str) -> bool:
+        if text.lower() not in ("true", "false"):
+            raise UsageError(f"{name} is true or false, not {text!r}")
+        return text.lower() == "true"
+
+    return read
+
+
+def read_logit_bias(texts: Iterable[str]) -> dict[int, float]:
+    """Each text is `ID=BIAS`, or a JSON object of them; a later one wins over an earlier."""
+    biases: dict[int, float] = {}
+    for text in texts:
+        for token, bias in _bias_pairs(text):
+            biases[token] = bias
+    return biases
+
+
+def _bias_pairs(text: str) -> list[tuple[int, float]]:
+    try:
+        if text.lstrip().startswith("{"):
+            pairs = list(json.loads(text).items())
+        else:
+            pairs = [text.split("=", 1)]
+        numbers = [(int(token), float(bias)) for token, bias in pairs]
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        raise UsageError(f"--logit-bias takes ID=BIAS or a JSON object, not {text!r}") from None
+    for token, bias in numbers:
+        # Infinite and NaN biases would poison the softmax of the whole row.
+        if token < 0 or not math.isfinite(bias):
+            raise UsageError(f"--logit-bias needs a token id from 0 up and a finite bias, not {text!r}")
+    return numbers

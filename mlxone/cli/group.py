@@ -1,0 +1,119 @@
+"""The group of verbs: a literal table, and each verb's module imported when it is used."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from dataclasses import dataclass
+
+import click
+
+from mlxone import __version__
+from mlxone.core.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class Verb:
+    module: str  # holds the click command as `command`
+    summary: str  # stands here so that the list of verbs imports none of them
+
+
+VERBS: dict[str, Verb] = {
+    "run": Verb("mlxone.cli.run", "Answer a prompt, or chat at a terminal."),
+    "get": Verb("mlxone.cli.get", "Download a model from the Hub, or refresh it."),
+}
+
+WELCOME = """\
+mlxone runs language models on Apple's MLX.
+
+  mlxone run "Name the capital of France."     one answer
+  cat notes.txt | mlxone run "Summarise:"      about a text
+  mlxone run                                   a chat
+
+`mlxone --help` lists every verb, `mlxone VERB --help` its flags.
+"""
+
+
+@dataclass(slots=True)
+class Session:
+    """What one process start was asked for, whatever the verb."""
+
+    verbose: bool = False
+
+
+class LazyGroup(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in VERBS:
+            return None
+        found = importlib.import_module(VERBS[cmd_name].module).command
+        assert isinstance(found, click.Command)
+        return found
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in VERBS:
+            raise unknown_verb(args[0])
+        return args[0], self.get_command(ctx, args[0]), args[1:]
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Verbs"):
+            formatter.write_dl([(name, verb.summary) for name, verb in VERBS.items()])
+
+
+def unknown_verb(word: str) -> UsageError:
+    near = difflib.get_close_matches(word, VERBS, n=1)
+    if near:
+        hint = f"did you mean `mlxone {near[0]}`?"
+    elif " " in word:
+        hint = 'to ask a model: mlxone run "..."'
+    else:
+        hint = "`mlxone --help` lists the verbs"
+    return UsageError(f"no such verb: {word}", hint=hint)
+
+
+def set_verbose(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if value:
+        ctx.ensure_object(Session).verbose = True
+
+
+def verbose_option() -> click.Option:
+    return click.Option(
+        ["--verbose"],
+        is_flag=True,
+        is_eager=True,
+        expose_value=False,
+        callback=set_verbose,
+        help="Show the traceback when something fails.",
+    )
+
+
+@click.group(
+    "mlxone",
+    cls=LazyGroup,
+    invoke_without_command=True,
+    params=[verbose_option()],
+    context_settings={"help_option_names": ["-h", "--help"]},
+    options_metavar="[FLAGS]",
+    subcommand_metavar="VERB ...",
+    help="Runs language models on Apple's MLX.",
+    epilog="Exit codes: 0 done, 1 the answer is no, 2 usage, 130 Ctrl-C; docs/exit-codes.md lists them all.",
+)
+@click.version_option(__version__, prog_name="mlxone", message="%(prog)s %(version)s")
+@click.pass_context
+def group(ctx: click.Context) -> None:
+    if ctx.invoked_subcommand is None:
+        click.echo(WELCOME, nl=False)
+
+
+def run(args: list[str], session: Session) -> int:
+    """Not click's own `main`: that one turns Ctrl-C and a broken pipe into exit code 1."""
+    try:
+        with group.make_context("mlxone", args, obj=session) as context:
+            group.invoke(context)
+    except click.exceptions.Exit as done:
+        return done.exit_code
+    return 0

@@ -1,0 +1,75 @@
+"""Model folders on disk. Each source lists what it holds; more sources are added to the table."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlxone.hub import places
+
+PREFIX = "models--"
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A folder with a config.json: without one it is half a download, or no model."""
+
+    repo: str
+    path: Path
+
+
+def is_model(folder: Path) -> bool:
+    return os.path.isfile(folder / "config.json")
+
+
+def hugging_face() -> Iterator[Snapshot]:
+    for folder in _listed(places.hf_cache()):
+        if folder.name.startswith(PREFIX) and (path := _canonical(folder)):
+            yield Snapshot(folder.name.removeprefix(PREFIX).replace("--", "/"), path)
+
+
+SOURCES: tuple[Callable[[], Iterator[Snapshot]], ...] = (hugging_face,)
+
+
+def on_disk() -> dict[str, Snapshot]:
+    """One snapshot per repo; where two sources have it, the first source's."""
+    found: dict[str, Snapshot] = {}
+    for source in SOURCES:
+        for snapshot in source():
+            found.setdefault(snapshot.repo, snapshot)
+    return found
+
+
+def snapshot_of(repo: str, revision: str | None = None) -> Path | None:
+    """A cached repo's folder; a revision is a branch, a tag or the beginning of a commit."""
+    folder = places.hf_cache() / (PREFIX + repo.replace("/", "--"))
+    if revision is None:
+        return _canonical(folder)
+    commit = _ref(folder, revision) or revision
+    candidates = [p for p in _listed(folder / "snapshots") if p.name.startswith(commit) and is_model(p)]
+    return candidates[0] if len(candidates) == 1 and len(commit) >= 7 else None
+
+
+def _canonical(folder: Path) -> Path | None:
+    """What `main` points to; where that is not on disk, the snapshot that came last."""
+    snapshots = [p for p in _listed(folder / "snapshots") if is_model(p)]
+    main = _ref(folder, "main")
+    return max(snapshots, key=lambda p: (p.name == main, p.stat().st_mtime), default=None)
+
+
+def _ref(folder: Path, name: str) -> str | None:
+    if ".." in name or name.startswith("/"):
+        return None
+    try:
+        return (folder / "refs" / name).read_text(encoding="ascii").strip() or None
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def _listed(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except OSError:
+        return []

@@ -1,0 +1,54 @@
+"""The starter: the small model every first answer comes from, and where to get it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from mlxone.core.errors import HubError, ModelNotFound
+from mlxone.hub import download, places, snapshots
+
+STARTER = "starter"
+REPO = "HuggingFaceTB/SmolLM2-135M-Instruct"
+MANIFEST = "starter.json"
+REQUIRED = ("config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors")
+
+Progress = Callable[[int, int], None]
+
+
+def starter(progress: Progress | None = None) -> Path:
+    """The prepared folder, else the repo on disk, else the repo from the Hub."""
+    folder = places.starter_folder()
+    if is_whole(folder):
+        return folder
+    cached = snapshots.snapshot_of(REPO)
+    if cached is not None:
+        return cached
+    try:
+        return download.fetch(download.plan(REPO), progress)
+    except (HubError, ModelNotFound) as e:
+        raise ModelNotFound(
+            f"the starter model is not in {folder} and could not be downloaded: {e.message}",
+            hint=f"run `make starter`, or with a network `mlxone get {REPO}`",
+        ) from e
+
+
+def is_whole(folder: Path) -> bool:
+    """True when every file the manifest lists is there in its size, and none that is needed is unlisted."""
+    try:
+        files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
+        sizes = {name: (folder / name).stat().st_size for name in files}
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return sizes == files and set(REQUIRED) <= set(files)
+
+
+def write_manifest(folder: Path, source: str) -> None:
+    """Seals a finished folder: what is in it, in which size, and where it came from."""
+    files = {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.name != MANIFEST}
+    with (folder / MANIFEST).open("w", encoding="utf-8") as file:
+        json.dump({"source": source, "files": files}, file, indent=2)
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mlxone.core.errors import StorageError, UsageError
+from mlxone.hub import config, places
+from mlxone.hub.names import SHORT_NAMES, repo_of
+
+
+@pytest.fixture(autouse=True)
+def _nothing_set(monkeypatch: pytest.MonkeyPatch):
+    for name in ("MLXONE_HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "HF_HOME", "HF_HUB_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", "/somebody")
+
+
+def test_without_settings():
+    assert places.home() == Path("/somebody/.cache/mlxone")
+    assert places.starter_folder() == Path("/somebody/.cache/mlxone/starter")
+    assert places.config_file() == Path("/somebody/.config/mlxone/config.toml")
+    assert places.hf_cache() == Path("/somebody/.cache/huggingface/hub")
+
+
+def test_the_environment_is_read_at_each_call(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("MLXONE_HOME", "~/elsewhere")
+    assert places.home() == Path("/somebody/elsewhere")
+    monkeypatch.setenv("MLXONE_HOME", "$HOME/again")
+    assert places.starter_folder() == Path("/somebody/again/starter")
+    monkeypatch.setenv("XDG_CONFIG_HOME", "/conf")
+    assert places.config_file() == Path("/conf/mlxone/config.toml")
+
+
+def test_the_hub_cache_follows_the_hub_s_rules(monkeypatch: pytest.MonkeyPatch):
+    for name, value, expected in (
+        ("XDG_CACHE_HOME", "/xdg", "/xdg/huggingface/hub"),
+        ("HF_HOME", "/hf", "/hf/hub"),
+        ("HUGGINGFACE_HUB_CACHE", "/old", "/old"),
+        ("HF_HUB_CACHE", "/new", "/new"),
+    ):
+        monkeypatch.setenv(name, value)
+        assert places.hf_cache() == Path(expected)
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    places.config_file().parent.mkdir()
+    return places.config_file()
+
+
+def test_no_config_is_an_empty_one(file: Path):
+    assert config.load_config() == {}
+    assert config.text_setting("model") is None
+
+
+def test_a_config(file: Path):
+    file.write_text('model = "org/m"\n[server]\nport = 1\n')
+    assert config.load_config() == {"model": "org/m", "server": {"port": 1}}
+    assert config.text_setting("model") == "org/m"
+
+
+@pytest.mark.parametrize("content", [b"model = ", b"= 3", b"\xff\xfe", b"a = 1\na = 2"])
+def test_a_damaged_config_is_named(file: Path, content: bytes):
+    file.write_bytes(content)
+    with pytest.raises(UsageError) as e:
+        config.load_config()
+    assert str(file) in e.value.message
+    assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("content", ["model = 3", 'model = ""', 'model = ["a"]'])
+def test_a_setting_of_the_wrong_kind_is_named(file: Path, content: str):
+    file.write_text(content)
+    with pytest.raises(UsageError, match="model must be a text"):
+        config.text_setting("model")
+
+
+def test_a_config_that_is_a_folder(file: Path):
+    file.mkdir()
+    with pytest.raises(StorageError, match="config.toml: cannot be read"):
+        config.load_config()
+
+
+def test_short_names_are_lower_case_and_mean_repos():
+    assert all(name == name.lower() and repo.count("/") == 1 for name, repo in SHORT_NAMES.items())
+    for name, repo in SHORT_NAMES.items():
+        family = name.partition(":")[0]
+        assert family in SHORT_NAMES, f"{name} without a bare {family}"
+        if name == family:
+            assert repo in [r for n, r in SHORT_NAMES.items() if n.startswith(f"{family}:")]
+    assert repo_of(" Gemma4:E4B ") == SHORT_NAMES["gemma4"]
+    assert repo_of("gemma4:99b") is None
