@@ -9,6 +9,7 @@ which is renamed at the end: a run that was killed leaves no half model behind.
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 import subprocess
 import sys
@@ -73,9 +74,17 @@ def make(target: Path, gguf: Path | None) -> None:
     with tempfile.TemporaryDirectory(prefix=WORK, dir=target.parent) as work:
         made = Path(work) / "made"
         convert(gguf or fetch(Path(work)), made)
+        advise_sampling(made / "generation_config.json")
         (made / "LICENSE").write_text(LICENSE_NOTE, encoding="utf-8")
         write_manifest(made, source=gguf.name if gguf else pinned())
         swap(made, target, Path(work) / "old")
+
+
+def advise_sampling(generation_config: Path) -> None:
+    """What the model's makers advise; a GGUF file has no place for it. Small models ramble above it."""
+    values = json.loads(generation_config.read_text(encoding="utf-8"))
+    values |= {"do_sample": True, "temperature": 0.2, "top_p": 0.9}
+    generation_config.write_text(json.dumps(values, indent=2), encoding="utf-8")
 
 
 def remove_leftovers(folder: Path) -> None:

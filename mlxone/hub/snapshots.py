@@ -10,6 +10,7 @@ from pathlib import Path
 from mlxone.hub import places
 
 PREFIX = "models--"
+STARTER_REPO = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,13 @@ def hugging_face() -> Iterator[Snapshot]:
             yield Snapshot(folder.name.removeprefix(PREFIX).replace("--", "/"), path)
 
 
-SOURCES: tuple[Callable[[], Iterator[Snapshot]], ...] = (hugging_face,)
+def starter() -> Iterator[Snapshot]:
+    """The starter answers to the name of what it was made from: `SmolLM2` finds it."""
+    if is_model(places.starter_folder()):
+        yield Snapshot(STARTER_REPO, places.starter_folder())
+
+
+SOURCES: tuple[Callable[[], Iterator[Snapshot]], ...] = (hugging_face, starter)
 
 
 def on_disk() -> dict[str, Snapshot]:

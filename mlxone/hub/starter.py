@@ -11,7 +11,7 @@ from mlxone.core.errors import HubError, ModelNotFound
 from mlxone.hub import download, places, snapshots
 
 STARTER = "starter"
-REPO = "HuggingFaceTB/SmolLM2-135M-Instruct"
+REPO = snapshots.STARTER_REPO
 MANIFEST = "starter.json"
 REQUIRED = ("config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors")
 

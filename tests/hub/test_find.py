@@ -267,3 +267,10 @@ def test_starter_is_found_by_its_name(tmp_path: Path, monkeypatch: pytest.Monkey
     folder(tmp_path / "starter" / "starter")
     monkeypatch.chdir(tmp_path / "starter")
     assert find("starter").path == Path("starter")
+
+
+def test_the_starter_answers_to_its_models_name(home: Path):
+    model = folder(places.starter_folder())
+    assert find("SmolLM2").path == model
+    assert find("starter" if starter.is_whole(model) else starter.REPO).path == model
+    assert looks_like_model("SmolLM2")
