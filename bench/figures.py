@@ -7,7 +7,20 @@ from collections.abc import Sequence
 from statistics import mean, median, stdev
 
 # Student's t at 97.5 % for n - 1 degrees of freedom, by n.
-_T = {2: 12.7, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 10: 2.26, 12: 2.20, 15: 2.14, 20: 2.09}
+_T = {
+    2: 12.7,
+    3: 4.30,
+    4: 3.18,
+    5: 2.78,
+    6: 2.57,
+    7: 2.45,
+    8: 2.36,
+    9: 2.31,
+    10: 2.26,
+    12: 2.20,
+    15: 2.14,
+    20: 2.09,
+}
 
 
 def ratio(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float, float]:

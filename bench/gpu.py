@@ -41,15 +41,20 @@ def _one(folder: Path, shape: str, packing: str, rounds: int, prompt: int, count
         ours, theirs = ([float(run[index]) for run in runs[side]] for side in ("mlxone", "mlx-lm"))  # type: ignore[arg-type]
         rows.append([what, f"{median(ours):.0f}", f"{median(theirs):.0f}", shown(ours, theirs)])
     peaks = {
-        side: run_worker(side, folder, "--prompt", str(prompt), "--count", "8")["mlx_peak_bytes"] for side in SIDES
+        side: run_worker(side, folder, "--prompt", str(prompt), "--count", "8")["mlx_peak_bytes"]
+        for side in SIDES
     }
     ours_peak, theirs_peak = peaks["mlxone"] / 1e9, peaks["mlx-lm"] / 1e9
-    rows.append(["peak memory, GB", f"{ours_peak:.2f}", f"{theirs_peak:.2f}", f"{ours_peak / theirs_peak:.3f}"])
+    rows.append(
+        ["peak memory, GB", f"{ours_peak:.2f}", f"{theirs_peak:.2f}", f"{ours_peak / theirs_peak:.3f}"]
+    )
     rows.append(["equal logits", *equal, ""])
     return [[shape, packing, *row] for row in rows]
 
 
-def _alternate(folder: Path, rounds: int, prompt: int, count: int) -> tuple[dict[str, list[Run]], tuple[str, str]]:
+def _alternate(
+    folder: Path, rounds: int, prompt: int, count: int
+) -> tuple[dict[str, list[Run]], tuple[str, str]]:
     sides = {side: opener(folder) for side, opener in SIDES.items()}
     ids = [10 + (i * 7919) % 30000 for i in range(prompt)]
     for generate in sides.values():  # kernels are compiled at their first use

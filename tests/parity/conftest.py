@@ -10,11 +10,11 @@ import os
 
 os.environ["MLXONE_CPU"] = "native"
 
-import mlxone.backend.arrays  # noqa: E402, F401
+import mlxone.backend.arrays  # noqa: F401
 
 del os.environ["MLXONE_CPU"]
 
-import pytest  # noqa: E402
+import pytest
 
 
 @pytest.fixture(autouse=True)
