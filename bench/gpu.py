@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from bench.cpu import run_worker
 from bench.figures import median, shown, table
@@ -27,18 +27,18 @@ def measure(rounds: int, prompt: int, count: int, shapes: list[str]) -> list[lis
             folder = Path(tempfile.mkdtemp(prefix="mlxone-bench-"))
             try:
                 save_random_model(folder, SHAPES[shape], quantization=quantization)
-                rows += _one(folder, shape, packing, rounds, prompt, count)
+                rows += [[shape, packing, *row] for row in _one(folder, rounds, prompt, count)]
             finally:
                 shutil.rmtree(folder)
             print(table(HEAD, rows[-4:]), flush=True)
     return rows
 
 
-def _one(folder: Path, shape: str, packing: str, rounds: int, prompt: int, count: int) -> list[list[Any]]:
+def _one(folder: Path, rounds: int, prompt: int, count: int) -> list[list[Any]]:
     runs, equal = _alternate(folder, rounds, prompt, count)
     rows: list[list[Any]] = []
     for index, what in enumerate(("prefill, tok/s", "decode, tok/s")):
-        ours, theirs = ([float(run[index]) for run in runs[side]] for side in ("mlxone", "mlx-lm"))  # type: ignore[arg-type]
+        ours, theirs = ([run[:2][index] for run in runs[side]] for side in ("mlxone", "mlx-lm"))
         rows.append([what, f"{median(ours):.0f}", f"{median(theirs):.0f}", shown(ours, theirs)])
     peaks = {
         side: run_worker(side, folder, "--prompt", str(prompt), "--count", "8")["mlx_peak_bytes"]
@@ -49,7 +49,7 @@ def _one(folder: Path, shape: str, packing: str, rounds: int, prompt: int, count
         ["peak memory, GB", f"{ours_peak:.2f}", f"{theirs_peak:.2f}", f"{ours_peak / theirs_peak:.3f}"]
     )
     rows.append(["equal logits", *equal, ""])
-    return [[shape, packing, *row] for row in rows]
+    return rows
 
 
 def _alternate(
@@ -90,5 +90,5 @@ def _compare_logits(folder: Path, ids: list[int]) -> tuple[str, str]:
     with on_stream():
         ours = [decoder.logits(decoder.hidden(mx.array([chunk]), state)) for chunk in chunks]
         mx.eval(ours)
-    worst = max(float(mx.abs(a - b).max().item()) for a, b in zip(ours, expected, strict=True))
+    worst = max(cast(float, mx.abs(a - b).max().item()) for a, b in zip(ours, expected, strict=True))
     return ("yes" if worst == 0 else "no", f"max difference {worst:g}")

@@ -44,7 +44,9 @@ def open_mlx_lm(folder: Path) -> Generate:
     from mlx_lm.utils import load_model
 
     model, _ = load_model(folder)
-    return lambda ids, count: (token for token, _ in generate_step(mx.array(ids), model, max_tokens=count))
+    return lambda ids, count: (
+        token for token, _ in generate_step(mx.array(list(ids)), model, max_tokens=count)
+    )
 
 
 SIDES: dict[str, Callable[[Path], Generate]] = {"mlxone": open_mlxone, "mlx-lm": open_mlx_lm}
@@ -52,7 +54,7 @@ SIDES: dict[str, Callable[[Path], Generate]] = {"mlxone": open_mlxone, "mlx-lm":
 
 def time_once(generate: Generate, ids: Sequence[int], count: int) -> Run:
     start = time.perf_counter()
-    tokens = []
+    tokens: list[int] = []
     first = start
     for token in generate(ids, count):
         if not tokens:

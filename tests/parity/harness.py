@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.utils import load_model as mlx_lm_load
@@ -58,7 +59,7 @@ def assert_parity(
 ) -> None:
     for chunks in chunk_sizes:
         mx.random.seed(7)
-        ids = mx.random.randint(0, vocab, (sum(chunks) + steps,)).tolist()
+        ids = cast("list[int]", mx.random.randint(0, vocab, (sum(chunks) + steps,)).tolist())
         theirs = logits_of_mlx_lm(folder, ids, chunks)
         ours = logits_of_ours(folder, ids, chunks)
         assert len(theirs) == len(ours) == len(chunks) + steps
