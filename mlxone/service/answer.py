@@ -9,7 +9,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 
 from mlxone.backend.arrays import mx
-from mlxone.core.errors import ContextOverflow, MlxoneError, UsageError
+from mlxone.core.errors import ContextOverflow, MlxoneError, OutOfMemory, UsageError
 from mlxone.core.settings import check
 from mlxone.core.words import ChatRequest, Event, Failed, Finished, FinishReason, Stats, Token, TopLogprob
 from mlxone.engine.loop import decode, prefill
@@ -206,6 +206,13 @@ def _reuse(state: ModelState, ids: list[int]) -> int:
 def _as_ours(error: Exception) -> Exception:
     if isinstance(error, MlxoneError):
         return error
+    ours: MlxoneError
+    if isinstance(error, MemoryError) or "allocate" in str(error):  # MLX raises a RuntimeError
+        ours = OutOfMemory(
+            f"not enough memory: {error}", hint="a smaller model or a shorter context needs less"
+        )
+        ours.__cause__ = error
+        return ours
     ours = MlxoneError(f"generation failed: {type(error).__name__}: {error}")
     ours.__cause__ = error
     return ours
