@@ -165,7 +165,7 @@ class BlockSplitter:
         if self._lines:
             self._done.append(Block("\n".join(self._lines), gap=self._gap))
         self._lines, self._blanks, self._gap = [], 0, True
-        self._in_list, self._inner_fence = False, ""
+        self._in_list = False
 
 
 def _starts_block(line: str) -> bool:

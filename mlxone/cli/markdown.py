@@ -88,7 +88,7 @@ class RichRenderer:
         if block.kind == "text":
             return _without_blank_ends(self._lines(_Answer(block.text), width))
         shown = Text(block.text, style="dim") if block.kind == "fence" else _code_line(block)
-        return self._lines(shown, width) or [Line("", 0)]
+        return self._lines(shown, width)
 
     def _lines(self, what: RenderableType, width: int) -> list[Line]:
         options = self._console.options.update(width=width, height=None)
@@ -96,7 +96,7 @@ class RichRenderer:
         return [self._line(row) for row in rows]
 
     def _line(self, row: list[Segment]) -> Line:
-        # Cleaned here and not only before parsing: markdown's &#27; becomes an escape character in it.
+        # Once more, on what really goes out: whatever parsing and formatting made of an entity.
         clean = [Segment(neutralise(text), style) for text, style, control in row if not control]
         clean = _without_padding(clean)
         with self._console.capture() as written:

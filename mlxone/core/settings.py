@@ -37,8 +37,8 @@ class Setting:
         if self.low is None and self.high is None:
             return ""
         if self.high is None:
-            return f"at least {self.low:g}"
-        return f"between {self.low:g} and {self.high:g}"
+            return f"at least {self.low}"
+        return f"between {self.low} and {self.high}"
 
 
 SETTINGS: tuple[Setting, ...] = (

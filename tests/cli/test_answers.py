@@ -89,7 +89,9 @@ def test_stopping_closes_the_iterator_and_keeps_the_words(sink, status):
         finally:
             closed.append(True)
 
-    answer = consume(events(), sink, status, stopped=lambda: sink.log == ["a"])
+    answering = events()
+    answer = consume(answering, sink, status, stopped=lambda: sink.log == ["a"])
+    # `closed` before anyone could drop the iterator: a reference to it is still held here.
     assert (answer.text, answer.stats, closed) == ("a", None, [True])
     assert sink.log == ["a", "<abandoned>"]
 
@@ -107,8 +109,9 @@ def test_a_sink_that_breaks_closes_the_iterator_too(sink, status, monkeypatch):
         raise BrokenPipeError
 
     monkeypatch.setattr(sink, "write", broken)
+    answering = events()
     with pytest.raises(BrokenPipeError):
-        consume(events(), sink, status)
+        consume(answering, sink, status)
     assert closed == [True]
 
 

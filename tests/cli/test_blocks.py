@@ -128,6 +128,10 @@ def test_a_code_line_knows_what_its_colours_depend_on():
     assert (last.info, last.context, last.text) == ("py extra", ('"""doc',), "text")
 
 
+def test_code_does_not_depend_on_the_code_before_it():
+    assert split("```\na\n```\n```\nb\n```")[4] == Block("b", "code", gap=False)
+
+
 def test_the_context_is_bounded():
     blocks = split("```\n" + "x\n" * 500)
     assert max(len(block.context) for block in blocks) == 60

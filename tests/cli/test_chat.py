@@ -148,12 +148,12 @@ def test_several_lines(chat):
     person.types("two\r")
     person.reads("Paris.")
     person.says('"""')
-    for line in ("first", "/second", '"""'):
+    for line in ("/first", "second", '"""'):
         person.reads("… ")
         person.types(line + "\r")
     person.reads("Paris.")
     assert person.leaves() == 0
-    assert [turn[-1]["content"] for turn in person.asked()] == ["one\ntwo", "first\n/second"]
+    assert [turn[-1]["content"] for turn in person.asked()] == ["one\ntwo", "/first\nsecond"]
 
 
 def test_a_paste_of_several_lines_is_one_message(chat):
@@ -199,7 +199,10 @@ def test_ctrl_c_at_the_prompt_clears_the_line_and_twice_says_how_to_leave(chat):
     person.reads("(/exit or Ctrl-D ends the chat)")
     person.says("hi")
     person.reads("Paris.")
-    person.says("/exit")
+    person.reads("> ")
+    person.interrupts()
+    assert "/exit" not in person.reads("> ")
+    person.types("/exit\r")
     assert person.ended() == 0
     assert person.asked() == [[user("hi")]]
 
@@ -281,11 +284,18 @@ def test_files_the_editor_and_slashes(chat, tmp_path):
 
 def test_history_is_kept_across_sessions_and_private(chat, home):
     first = chat()
+    first.says("zero")
+    first.reads("Paris.")
     first.says("one\\")
     first.reads("… ")
     first.types("two\r")
     first.reads("Paris.")
+    first.says(UP + UP)  # over a message of two lines in one step
+    first.reads("Paris.")
+    first.says(UP + UP)
+    first.reads("Paris.")
     assert first.leaves() == 0
+    assert [turn[-1]["content"] for turn in first.asked()][2:] == ["zero", "one\ntwo"]
     kept = home / "mlxone" / "history"
     assert stat.S_IMODE(kept.stat().st_mode) == 0o600
     second = chat()
@@ -320,6 +330,12 @@ def test_no_colour_means_plain_text(chat):
 
 def test_an_empty_answer_on_a_terminal(chat):
     person = chat("say", "--model", "m", answers=["\n"])
+    assert person.ended() == 0
+
+
+def test_a_raw_answer_is_shown_as_it_is(chat):
+    person = chat("--raw", "say", "--model", "m", answers=["**bold**"])
+    person.reads("**bold**\n")
     assert person.ended() == 0
 
 

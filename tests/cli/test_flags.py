@@ -38,7 +38,7 @@ def test_values(args, name, value):
         (["--top-p", "1.5"], "--top-p must be between 0 and 1, not 1.5"),
         (["--top-p", "nan"], "--top-p must be between 0 and 1, not nan"),
         (["--temp", "inf"], "--temperature must be between 0 and 5, not inf"),
-        (["--top-k", "-1"], "--top-k must be between 0 and 1e+06, not -1"),
+        (["--top-k", "-1"], "--top-k must be between 0 and 1000000, not -1"),
         (["--max-tokens", "0"], "--max-tokens must be at least 1, not 0"),
         (["--max-tokens", "12.5"], "--max-tokens takes a whole number, not '12.5'"),
         (["--top-p", ""], "--top-p takes a number, not ''"),

@@ -37,6 +37,7 @@ def test_it_is_bounded(kept, monkeypatch):
     for text in "abcdefg":
         kept.add(text)
     kept.add("too long")
+    assert "too long" not in kept.path.read_text()
     assert kept.load() == ["e", "f", "g"]
     assert len(kept.path.read_text().splitlines()) == 3
     assert stat.S_IMODE(kept.path.stat().st_mode) == 0o600

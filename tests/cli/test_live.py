@@ -72,6 +72,7 @@ def test_only_what_changed_is_written():
     region = LiveRegion()
     region.update(lines_of("same\nold\nlast"), COLUMNS)
     again = region.update(lines_of("same\nnew\nlast"), COLUMNS)
+    assert "same" in LiveRegion().update(lines_of("same"), COLUMNS)
     assert "same" not in again
     assert "new" in again
 
@@ -93,6 +94,22 @@ def test_a_stream_ends_as_if_it_had_been_written_at_once(pieces):
     at_once.feed("".join(pieces))
     at_once.finish()
     assert streamed.lines() == whole.lines()
+
+
+def test_a_commit_leaves_nothing_of_a_taller_region():
+    terminal, region = Terminal(), LiveRegion()
+    terminal.write(region.update(lines_of("a\nb\nc"), COLUMNS))
+    terminal.write(region.commit(lines_of("final"), COLUMNS))
+    assert terminal.lines() == ["final"]
+    terminal.write(region.commit(lines_of("next"), COLUMNS))
+    assert terminal.lines() == ["final", "next"]
+
+
+def test_another_width_rewrites_every_line():
+    terminal, region = Terminal(), LiveRegion()
+    terminal.write(region.update(lines_of("a\nb\nc"), COLUMNS + 9))
+    terminal.write(region.update(lines_of("a\nb\nd"), COLUMNS))
+    assert terminal.lines() == ["a", "b", "d"]
 
 
 def test_an_answer_taller_than_the_screen_is_there_exactly_once():

@@ -58,13 +58,18 @@ def test_a_table():
 
 def test_code_is_coloured_in_the_light_of_the_lines_before():
     inside = Block("words", "code", info="python", context=('"""doc',))
-    alone = Block("words", "code", info="python")
-    assert renderer()(inside, 40) != renderer()(alone, 40)
+    string = Block('"words"', "code", info="python")
+    colour = COLOUR.search(renderer()(string, 40)[0].text)
+    assert renderer()(inside, 40)[0].text.startswith(colour[0])
 
 
-@pytest.mark.parametrize("text", ["&#27;[31m", "&#x9b;31m", "&#x1b;]8;;x&#7;", "`&#27;`", "[a](<&#27;[2J>)"])
-def test_an_escape_character_spelled_as_html_stays_harmless(text):
-    for line in renderer(colours=None)(Block(text), 60):
+SPELLED = ["&#27;[31m", "&#x9b;31m", "&#x1b;]8;;x&#7;", "`&#27;`", "[a](<&#27;[2J>)", "\x1b[31m", "`\x9b`"]
+
+
+@pytest.mark.parametrize("kind", ["text", "fence", "code"])
+@pytest.mark.parametrize("text", SPELLED)
+def test_an_escape_character_stays_harmless_however_it_is_spelled(text, kind):
+    for line in renderer(colours=None)(Block(text, kind), 60):
         assert [c for c in line.text if ord(c) < 0x20 or 0x7F <= ord(c) < 0xA0] == []
 
 

@@ -22,6 +22,7 @@ from mlxone.cli.message_reader import MessageReader
         (["pasted\nlines"], "pasted\nlines"),
         (['"""\npasted\nblock\n"""'], "pasted\nblock"),
         (['"""', "pasted\ninto", '"""'], "pasted\ninto"),
+        (["a\\", '"""b'], 'a\n"""b'),
         (['say """hi"""'], 'say """hi"""'),
     ],
 )

@@ -77,7 +77,8 @@ def staged(tmp_path: Path):
         path = tmp_path / "script.json"
         path.write_text(json.dumps(script or {}))
         how = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **how}
-        env = {**os.environ, "SCRIPT": str(path)}
+        # Buffered, as users have it: what is only flushed at the end must not fail unseen.
+        env = {**os.environ, "SCRIPT": str(path), "PYTHONUNBUFFERED": ""}
         children.append(subprocess.Popen([*STAGED, *args], env=env, cwd=ROOT, **how))
         return children[-1]
 
@@ -133,6 +134,12 @@ def test_a_stream_closed_by_the_parent_is_no_crash(staged, stream):
     assert child.returncode == 0
     assert err == b""
     assert out == (b"" if stream == "stdout" else b"Paris.\n")
+
+
+def test_an_error_with_no_stderr_to_say_it_on(staged):
+    child = staged("rnu", preexec_fn=lambda: os.close(2))
+    assert child.stdout.read() == b""
+    assert child.wait(30) == 2
 
 
 def test_nothing_on_stdin_and_no_prompt(staged):
