@@ -13,7 +13,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="runs of each system")
     parser.add_argument("--prompt", type=int, help="prompt tokens (256 on a CPU, 2048 on a GPU)")
-    parser.add_argument("--count", type=int, help="tokens to decode (32 on a CPU, 128 on a GPU)")
+    parser.add_argument("--count", type=int, help="tokens to decode (32 on a CPU, 192 on a GPU)")
     parser.add_argument("--model", type=Path, help="a folder other than the starter's, for the CPU table")
     parser.add_argument("--shapes", help="comma-separated, for the GPU table; all by default")
     parser.add_argument("--json", type=Path, help="also write the raw figures here")
@@ -35,7 +35,7 @@ def main() -> None:
         from bench.random_models import SHAPES
 
         shapes = args.shapes.split(",") if args.shapes else list(SHAPES)
-        rows = gpu.measure(args.rounds, args.prompt or 2048, args.count or 128, shapes)
+        rows = gpu.measure(args.rounds, args.prompt or 2048, args.count or 192, shapes)
         print("\n" + table(gpu.HEAD, rows))
         raw = rows
     if args.json:

@@ -55,6 +55,8 @@ def _one(folder: Path, rounds: int, prompt: int, count: int) -> list[list[Any]]:
 def _alternate(
     folder: Path, rounds: int, prompt: int, count: int
 ) -> tuple[dict[str, list[Run]], tuple[str, str]]:
+    from mlxone.backend.arrays import mx
+
     sides = {side: opener(folder) for side, opener in SIDES.items()}
     ids = [10 + (i * 7919) % 30000 for i in range(prompt)]
     for generate in sides.values():  # kernels are compiled at their first use
@@ -62,8 +64,9 @@ def _alternate(
     runs: dict[str, list[Run]] = {side: [] for side in sides}
     for number in range(rounds):
         for side in sorted(sides, reverse=number % 2 == 1):
-            # An untimed turn first: mlx-lm empties MLX's buffer cache at every prompt, we do not,
-            # and neither should be timed on what the other left behind.
+            # An untimed turn first, from an empty buffer cache: neither system should be timed on
+            # what the other left behind.
+            mx.clear_cache()
             time_once(sides[side], ids, 8)
             runs[side].append(time_once(sides[side], ids, count))
     del sides

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Run(NamedTuple):
@@ -22,12 +22,15 @@ Generate = Callable[[Sequence[int], int], Iterator[int]]
 
 
 def open_mlxone(folder: Path) -> Generate:
+    from mlxone.models.loading import load_decoder
+
+    return drive_mlxone(load_decoder(folder))
+
+
+def drive_mlxone(decoder: Any) -> Generate:
     from mlxone.core.words import Sampling
     from mlxone.engine.loop import decode, prefill
     from mlxone.engine.row import Row
-    from mlxone.models.loading import load_decoder
-
-    decoder = load_decoder(folder)
 
     def generate(ids: Sequence[int], count: int) -> Iterator[int]:
         row = Row(ids, decoder.new_state(), Sampling(), seed=0)
@@ -39,11 +42,15 @@ def open_mlxone(folder: Path) -> Generate:
 
 
 def open_mlx_lm(folder: Path) -> Generate:
-    import mlx.core as mx
-    from mlx_lm.generate import generate_step
     from mlx_lm.utils import load_model
 
-    model, _ = load_model(folder)
+    return drive_mlx_lm(load_model(folder)[0])
+
+
+def drive_mlx_lm(model: Any) -> Generate:
+    import mlx.core as mx
+    from mlx_lm.generate import generate_step
+
     return lambda ids, count: (
         token for token, _ in generate_step(mx.array(list(ids)), model, max_tokens=count)
     )

@@ -15,6 +15,8 @@ import sys
 import time
 from pathlib import Path
 
+from bench.sides import SIDES, Generate, drive_mlx_lm, drive_mlxone, time_once
+
 
 def main() -> None:
     parser = argparse.ArgumentParser()
@@ -25,36 +27,36 @@ def main() -> None:
     parser.add_argument("--text")
     args = parser.parse_args()
     if args.text:
-        (first_of_mlxone if args.side == "mlxone" else first_of_mlx_lm)(args.folder, args.text)
+        generate = (answer_of_mlxone if args.side == "mlxone" else answer_of_mlx_lm)(args.folder, args.text)
     else:
-        from bench.sides import SIDES
-
-        next(SIDES[args.side](args.folder)(range(10, 42), 1))
+        generate = SIDES[args.side](args.folder)
+        next(generate(range(10, 42), 1))
     print("first", time.time(), flush=True)
     if args.count:
-        print(json.dumps(warm(args.side, args.folder, args.prompt, args.count)), flush=True)
+        print(json.dumps(warm(generate, args.prompt, args.count)), flush=True)
 
 
-def first_of_mlxone(folder: Path, text: str) -> None:
+def answer_of_mlxone(folder: Path, text: str) -> Generate:
     import mlxone
 
-    next(iter(mlxone.generate(mlxone.load(folder), text, max_tokens=1)))
+    model = mlxone.load(folder)
+    next(iter(mlxone.generate(model, text, max_tokens=1)))
+    return drive_mlxone(model.decoder)
 
 
-def first_of_mlx_lm(folder: Path, text: str) -> None:
+def answer_of_mlx_lm(folder: Path, text: str) -> Generate:
     from mlx_lm import load, stream_generate
 
     model, tokenizer = load(str(folder))[:2]
     prompt = tokenizer.apply_chat_template([{"role": "user", "content": text}], add_generation_prompt=True)
     next(stream_generate(model, tokenizer, prompt, max_tokens=1))
+    return drive_mlx_lm(model)
 
 
-def warm(side: str, folder: Path, prompt: int, count: int) -> dict[str, float]:
+def warm(generate: Generate, prompt: int, count: int) -> dict[str, float]:
     import mlx.core as mx
 
-    from bench.sides import SIDES, time_once
-
-    run = time_once(SIDES[side](folder), [10 + i % 1000 for i in range(prompt)], count)
+    run = time_once(generate, [10 + i % 1000 for i in range(prompt)], count)
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return {
         "prefill_tps": run.prefill_tps,

@@ -192,7 +192,7 @@ def _limit_threads(handle: ctypes.CDLL) -> None:
         return
     cores = len(os.sched_getaffinity(0))
     try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        quota, period = (GROUPS / "cpu.max").read_text().split()
         cores = min(cores, max(1, -(-int(quota) // int(period))))
     except (OSError, ValueError):
         pass

@@ -21,18 +21,20 @@ CLEAN_EVERY = 256
 def prefill(decoder: Decoder, row: Row, step: int) -> Generator[Progress, None, None]:
     """Reads all but the prompt's last token, `step` at a time.
 
-    A chunk is built while the one before is computed, and submitted when that is done: at most
-    one chunk's transients are in memory.
+    A chunk is submitted while the one before is still computed, a few layers at a time, so that
+    the device never waits and no more than a few layers' transients are in memory.
     """
     total = len(row.ids)
-    while (left := len(row.unread)) > 1:
-        chunk = row.unread[: min(step, left - 1)]
-        with lock, on_stream():
-            decoder.hidden(mx.array([chunk]), row.state)
-            mx.synchronize()
-            mx.async_eval(row.state.arrays())
-        row.fed += chunk
-        yield Progress(len(row.fed), total)
+    try:
+        while (left := len(row.unread)) > 1:
+            chunk = row.unread[: min(step, left - 1)]
+            with lock, on_stream():
+                decoder.hidden(mx.array([chunk]), row.state, paced=True)
+                mx.async_eval(row.state.arrays())
+            row.fed += chunk
+            yield Progress(len(row.fed), total)
+    finally:
+        row.state.rewind(len(row.fed))  # does nothing unless a chunk broke off
 
 
 def decode(decoder: Decoder, row: Row, max_tokens: int) -> Generator[Drawn, None, None]:
@@ -41,24 +43,24 @@ def decode(decoder: Decoder, row: Row, max_tokens: int) -> Generator[Drawn, None
     Closing the iterator takes back the step in flight where the states allow it. `row.fed`
     says afterwards exactly which tokens the states hold.
     """
-    pending = _advance(decoder, row, mx.array(row.unread))
-    row.fed += row.unread
-    token: int | None = None  # drawn, submitted to the next step, not yet counted as fed
+    pending: Pending | None = None
     try:
+        pending = _advance(decoder, row, mx.array(row.unread))
+        row.fed += row.unread
         for count in range(1, max_tokens + 1):
             following = _advance(decoder, row, pending.token) if count < max_tokens else None
             drawn = pending.read()
-            token = drawn.token if following is not None else None
             yield drawn
             if following is None:
                 return
             row.fed.append(drawn.token)
-            token, pending = None, following
+            pending = following
             if count % CLEAN_EVERY == 0:
                 mx.clear_cache()
     finally:
-        if token is not None and not row.state.trim(1):
-            row.fed.append(token)
+        # One token more, where the next step was submitted: the one `pending` still holds.
+        if not row.state.rewind(len(row.fed)) and pending is not None:
+            row.fed.append(pending.read().token)
 
 
 def _advance(decoder: Decoder, row: Row, ids: mx.array) -> Pending:

@@ -77,6 +77,7 @@ def keep_min_p(logprobs: mx.array, share: float, at_least: int = 1) -> mx.array:
     """Tokens at least `share` as likely as the likeliest."""
     dropped = logprobs < logprobs.max() + math.log(share)
     if at_least > 1:
+        at_least = min(at_least, logprobs.shape[-1])
         kept = mx.argpartition(logprobs, kth=-at_least)[-at_least:]
         dropped[kept] = False
     return mx.where(dropped, -mx.inf, logprobs)

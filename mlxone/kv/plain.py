@@ -45,7 +45,7 @@ class PlainState:
         return buffer if self.offset == buffer.shape[2] else buffer[..., : self.offset, :]
 
     def can_trim(self, count: int) -> bool:
-        return count <= self.offset
+        return 0 <= count <= self.offset
 
     def trim(self, count: int) -> None:
         self.offset -= count

@@ -86,7 +86,7 @@ class RotatingState:
 
     def can_trim(self, count: int) -> bool:
         """Only until the window is full: later, what a trim should bring back is overwritten."""
-        return count == 0 or (count <= self.offset < self.window)
+        return count == 0 or (0 < count <= self.offset < self.window)
 
     def trim(self, count: int) -> None:
         self.offset -= count

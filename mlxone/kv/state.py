@@ -58,10 +58,18 @@ class ModelState:
 
     def trim(self, count: int) -> bool:
         """Forgets the last `count` tokens in every layer, or in none and says False."""
-        if not all(layer.can_trim(count) for layer in self.layers):
+        return self.rewind(self.offset - count)
+
+    def rewind(self, offset: int) -> bool:
+        """Goes back to the first `offset` tokens in every layer, or in none and says False.
+
+        Layers may stand at different offsets when a forward pass broke off between them.
+        """
+        surplus = [layer.offset - offset for layer in self.layers]
+        if not all(layer.can_trim(n) for layer, n in zip(self.layers, surplus, strict=True)):
             return False
-        for layer in self.layers:
-            layer.trim(count)
+        for layer, n in zip(self.layers, surplus, strict=True):
+            layer.trim(n)
         return True
 
     def fork(self) -> ModelState:

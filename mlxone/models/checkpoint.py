@@ -52,7 +52,7 @@ class Checkpoint:
             try:
                 arrays = mx.load(str(path), format="safetensors")
             except (RuntimeError, ValueError) as error:  # MLX reads a header more strictly than we do
-                reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+                reason = str(error).partition("\n")[0][:120]
                 raise damaged(path, f"MLX cannot load it: {reason}") from None
             assert isinstance(arrays, dict)
             self._open[path] = arrays

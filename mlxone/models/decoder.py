@@ -9,12 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from mlxone.backend.arrays import mx, wire_memory
+from mlxone.core.errors import DamagedModel
 from mlxone.kv.plain import PlainState
 from mlxone.kv.rotating import RotatingState
 from mlxone.kv.state import LayerState, Mask, ModelState
 from mlxone.models.layers import Joined, Linear, Norm, PackedEmbedding, Parallel, PlainEmbedding
 from mlxone.models.rope import Rope
 from mlxone.models.spec import DecoderSpec
+
+# Layers submitted at once when paced; twice as many are in flight. On an H200 this takes the
+# transients of 2,048 tokens through a Llama 8B from 10.8 GB to 1.6, for 2 % of prefill speed.
+PACE = 2
 
 Gate = Callable[[mx.array, mx.array], mx.array]
 
@@ -121,15 +126,26 @@ class Decoder:
             ]
         )
 
-    def hidden(self, ids: mx.array, state: ModelState) -> mx.array:
-        """[B, L] ids to [B, L, D], the state growing by L."""
+    def hidden(self, ids: mx.array, state: ModelState, *, paced: bool = False) -> mx.array:
+        """[B, L] ids to [B, L, D], the state growing by L.
+
+        Paced, it is submitted a few layers at a time and never runs further ahead of the device
+        than that: a long chunk's transients are then a few layers' and not all of them.
+        """
         self.materialize()
         x = self.embedding(ids)
         masks: dict[str, Mask] = {}
-        for layer, block, memory in zip(self.spec.layers, self.blocks, state.layers, strict=True):
+        submitted: mx.array | None = None
+        parts = zip(self.spec.layers, self.blocks, state.layers, strict=True)
+        for number, (layer, block, memory) in enumerate(parts, 1):
             if layer.attention not in masks:  # layers of one kind stand at one offset
                 masks[layer.attention] = memory.mask(ids.shape[1])
             x = block(x, memory, masks[layer.attention])
+            if paced and number % PACE == 0:
+                mx.async_eval(x)
+                if submitted is not None:
+                    mx.eval(submitted)
+                submitted = x
         return self.norm(x)
 
     def logits(self, hidden: mx.array) -> mx.array:
@@ -145,9 +161,17 @@ class Decoder:
         if self._in_memory:
             return
         wire_memory()
-        for part in (self.embedding, *self.blocks):
-            mx.eval(part.arrays())
-        mx.eval(self.norm.weight, self.head.arrays())
+        try:
+            for part in (self.embedding, *self.blocks):
+                mx.eval(part.arrays())
+            mx.eval(self.norm.weight, self.head.arrays())
+        except RuntimeError as error:
+            if "read" not in str(error):  # memory, most likely
+                raise
+            raise DamagedModel(
+                f"the weights changed on disk since the model was loaded: {error}",
+                hint="download the model again",
+            ) from error
         mx.clear_cache()
         self._in_memory = True
 

@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 
 from mlxone.backend.arrays import mx
 from mlxone.core.errors import ContextOverflow, MlxoneError, OutOfMemory, UsageError
-from mlxone.core.settings import check
 from mlxone.core.words import ChatRequest, Event, Failed, Finished, FinishReason, Stats, Token, TopLogprob
 from mlxone.engine.loop import decode, prefill
 from mlxone.engine.row import Drawn, Row
 from mlxone.kv.state import ModelState
-from mlxone.service.model import Model, check_ids
+from mlxone.service.checks import check_ids, check_number
+from mlxone.service.model import Model
 from mlxone.text.decoder import StreamDecoder
 from mlxone.text.stops import StopStrings
 
@@ -38,13 +38,13 @@ def prompt_ids(model: Model, request: ChatRequest) -> list[int]:
         raise UsageError("a request has exactly one of messages, text and ids")
     if request.ids is not None:
         ids = list(request.ids)
-        check_ids(ids, model.vocab_size)
     elif request.text is not None:
         ids = model.tokenizer.encode(request.text, add_special=True)
     else:
         ids = model.tokenizer.encode_rendered(render(model, request))
     if not ids:
         raise UsageError("the prompt is empty", hint="give at least one word")
+    check_ids(ids, model.vocab_size)  # a tokenizer may know more tokens than the model
     return ids
 
 
@@ -62,22 +62,24 @@ def render(model: Model, request: ChatRequest) -> str:
 class Answer:
     def __init__(self, model: Model, request: ChatRequest, state: ModelState | None) -> None:
         self.model, self.request = model, request
-        check("prefill_step", request.prefill_step)
+        check_number("prefill_step", request.prefill_step)
+        check_number("logprobs", request.logprobs)
         ids = prompt_ids(model, request)
         self.max_tokens = _room(model, request, len(ids))
-        self.state = state if state is not None else model.new_state()
-        self.cached = _reuse(self.state, ids)
+        self.text = _Text(model.tokenizer.stream(), StopStrings(request.stop))
         self.eos = model.eos_token_ids if request.eos_token_ids is None else frozenset(request.eos_token_ids)
+        self.state = state if state is not None else model.new_state()
+        self.cached = _reuse(self.state, ids)  # after all that may refuse: the state is the caller's
         seed = request.sampling.seed if request.sampling.seed is not None else secrets.randbits(63)
         self.row = Row(ids, self.state, request.sampling, seed=seed, logprobs=request.logprobs)
-        self.text = _Text(model.tokenizer.stream(), StopStrings(request.stop))
         self.clock = _Clock()
 
     def events(self) -> Generator[Event, None, None]:
+        self.clock.begin()
         try:
             yield from prefill(self.model.decoder, self.row, self.request.prefill_step)
             reason = yield from self._tokens()
-            yield Finished(self._stats(reason))
+            yield Finished(self.stats(reason))
         except Exception as error:  # noqa: BLE001 - the boundary of one answer: it always ends in an event
             yield Failed(_as_ours(error))
 
@@ -116,7 +118,7 @@ class Answer:
         name = self.model.tokenizer.token_text
         return tuple(TopLogprob(id, name(id), logprob) for id, logprob in drawn.top)
 
-    def _stats(self, reason: FinishReason) -> Stats:
+    def stats(self, reason: FinishReason) -> Stats:
         stats = self.clock.stats(prompt=len(self.row.ids) - self.cached)
         return replace(
             stats,
@@ -127,9 +129,6 @@ class Answer:
             stop_string=self.text.stop,
             cache_tokens=tuple(self.row.fed),
         )
-
-    def stats_when_cancelled(self) -> Stats:
-        return self._stats("cancelled")
 
 
 @dataclass(slots=True)
@@ -155,10 +154,13 @@ class _Clock:
     """Times as mlx-lm takes them: the prompt's until the first token is there, decoding's from then."""
 
     def __init__(self) -> None:
-        self.start = time.perf_counter()
+        self.start = self.last = 0.0
         self.first: float | None = None
-        self.last = self.start
         self.tokens = 0
+
+    def begin(self) -> None:
+        """When the first event is asked for: until then nothing runs."""
+        self.start = self.last = time.perf_counter()
 
     def token(self) -> None:
         self.last = time.perf_counter()
@@ -166,8 +168,8 @@ class _Clock:
         self.tokens += 1
 
     def stats(self, prompt: int) -> Stats:
-        first = self.first or time.perf_counter()
-        prefill, decoding = first - self.start, self.last - first
+        first = self.first or (time.perf_counter() if self.start else 0.0)
+        prefill, decoding = first - self.start, self.last - first if self.tokens else 0.0
         return Stats(
             generated_tokens=self.tokens,
             prefill_ms=prefill * 1e3,
@@ -179,7 +181,8 @@ class _Clock:
 
 def _room(model: Model, request: ChatRequest, prompt: int) -> int:
     """How many tokens the answer may have."""
-    check("max_tokens", request.max_tokens)
+    check_number("max_tokens", request.max_tokens)
+    check_number("ctx_size", request.context_size)
     limits = [n for n in (request.context_size, model.context_length) if n is not None]
     if not limits:
         return request.max_tokens or 2**31

@@ -7,8 +7,9 @@ from dataclasses import fields
 from typing import Any
 
 from mlxone.core.errors import UsageError
-from mlxone.core.settings import BY_NAME, FALLBACK_TEMPERATURE, check
+from mlxone.core.settings import FALLBACK_TEMPERATURE
 from mlxone.core.words import Sampling
+from mlxone.service.checks import check_ids, check_number, checked_bias, listed
 from mlxone.service.model import Model
 
 # What a model's generation_config.json may decide.
@@ -18,7 +19,7 @@ MODEL_DECIDES = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 def sampling_for(model: Model, flags: Mapping[str, Any]) -> Sampling:
     """The sampling of `run` and `serve`; a flag that is None was not given."""
     values: dict[str, Any] = {"temperature": FALLBACK_TEMPERATURE}
-    values |= {k: v for k, v in _models_own(model).items() if v is not None}
+    values |= _models_own(model)
     values |= {k: v for k, v in flags.items() if v is not None}
     return make_sampling(values, model.vocab_size)
 
@@ -33,32 +34,26 @@ def _models_own(model: Model) -> dict[str, Any]:
 
 
 def _in_range(name: str, value: Any) -> bool:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
     try:
-        check(name, value)
+        check_number(name, value)
     except UsageError:
         return False
-    return True
+    return value is not None
 
 
 def make_sampling(values: Mapping[str, Any], vocab_size: int) -> Sampling:
     """A checked `Sampling` from options; each complaint names the option and its range."""
     known = {f.name for f in fields(Sampling)}
-    for name, value in values.items():
+    for name in values:
         if name not in known:
             raise UsageError(f"{name} is not a sampling option")
-        if name in BY_NAME:
-            _check_number(name, value)
-    for token in values.get("logit_bias", {}):
-        if not 0 <= int(token) < vocab_size:
-            raise UsageError(f"logit_bias names token {token}, outside the vocabulary of {vocab_size}")
-    return Sampling(**values)
-
-
-def _check_number(name: str, value: Any) -> None:
-    if value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise UsageError(f"{name} must be a number, not {value!r}")
-    check(name, value)
+    given = {name: value for name, value in values.items() if value is not None}
+    for name, value in given.items():
+        if name == "logit_bias":
+            given[name] = checked_bias(value, vocab_size)
+        elif name == "xtc_special_tokens":
+            given[name] = listed(name, value)
+            check_ids(given[name], vocab_size)
+        else:
+            check_number(name, value)
+    return Sampling(**given)

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from numbers import Integral
 from typing import Any
 
 from mlxone.core.errors import UsageError
@@ -13,6 +14,7 @@ from mlxone.core.settings import LIBRARY_MAX_TOKENS, PREFILL_STEP
 from mlxone.core.words import ChatRequest, Failed, Finished, Message, Stats, Token
 from mlxone.kv.state import ModelState
 from mlxone.service.answer import Answer
+from mlxone.service.checks import listed
 from mlxone.service.defaults import make_sampling
 from mlxone.service.model import Model
 
@@ -46,7 +48,7 @@ class Generation:
             if isinstance(event, Token):
                 return event
             if isinstance(event, Failed):
-                self.close()
+                self._stats = self._work.stats("error")
                 raise event.error
             if isinstance(event, Finished):
                 self._stats = event.stats
@@ -69,7 +71,7 @@ class Generation:
         """Ends the generation; the step in flight is taken back where the states allow it."""
         self._events.close()
         if self._stats is None:
-            self._stats = self._work.stats_when_cancelled()
+            self._stats = self._work.stats("cancelled")
 
     def __enter__(self) -> Generation:
         return self
@@ -118,7 +120,7 @@ def generate(
     prompt: Prompt,
     *,
     max_tokens: int | None = LIBRARY_MAX_TOKENS,
-    stop: Iterable[str] = (),
+    stop: Iterable[str] | None = None,
     logprobs: int | None = None,
     eos_token_ids: Iterable[int] | None = None,
     prefill_step: int = PREFILL_STEP,
@@ -136,15 +138,16 @@ def generate(
     token is taken.
     """
     for name, neutral in RESERVED.items():
-        if sampling.pop(name, neutral) != neutral:
+        given = sampling.pop(name, neutral)
+        if given is not None and (neutral is None or given != neutral):  # it may be an array: ask first
             raise UsageError(f"{name} is not built yet", hint="leave it out for now")
     request = ChatRequest(
         **_prompt(model, prompt, raw),
         sampling=make_sampling(sampling, model.vocab_size),
         max_tokens=max_tokens,
-        stop=(stop,) if isinstance(stop, str) else tuple(stop),
+        stop=(stop,) if isinstance(stop, str) else listed("stop", stop or ()),
         logprobs=logprobs,
-        eos_token_ids=None if eos_token_ids is None else tuple(eos_token_ids),
+        eos_token_ids=None if eos_token_ids is None else listed("eos_token_ids", eos_token_ids),
         context_size=ctx_size,
         prefill_step=prefill_step,
         thinking=thinking,
@@ -163,9 +166,11 @@ def _prompt(model: Model, prompt: Prompt, raw: bool) -> dict[str, Any]:
         if raw or model.template is None:
             return {"text": prompt}
         return {"messages": (Message("user", prompt),)}
-    items = list(prompt)
-    if items and all(isinstance(i, int) and not isinstance(i, bool) for i in items):
-        return {"ids": tuple(items)}
+    items = [] if isinstance(prompt, bytes | Mapping) else listed("prompt", prompt)
+    if items and all(isinstance(i, Integral) and not isinstance(i, bool) for i in items):
+        return {"ids": tuple(int(i) for i in items)}
     if items and all(isinstance(i, Message | Mapping) for i in items):
-        return {"messages": tuple(Message.of(i) for i in items)}  # type: ignore[arg-type]
+        if not all(isinstance(i, Message) or "role" in i for i in items):
+            raise UsageError("a message needs a role", hint='for example {"role": "user", "content": "Hi"}')
+        return {"messages": tuple(Message.of(i) for i in items)}
     raise UsageError("a prompt is a text, a list of messages or a list of token ids")

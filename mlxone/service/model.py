@@ -9,9 +9,10 @@ from typing import Any
 
 from mlxone.backend.arrays import lock, mx, on_stream
 from mlxone.core.errors import UsageError
-from mlxone.core.settings import PREFILL_STEP, check
+from mlxone.core.settings import PREFILL_STEP
 from mlxone.kv.state import ModelState
 from mlxone.models.decoder import Decoder
+from mlxone.service.checks import check_ids, check_number
 from mlxone.text.template import ChatTemplate
 from mlxone.text.tokenizer import Tokenizer
 
@@ -51,7 +52,7 @@ class Model:
 
     def logits(self, ids: Ids, *, prefill_step: int = PREFILL_STEP) -> mx.array:
         """Logits [L, vocabulary] of a whole text, read in chunks of `prefill_step`."""
-        check("prefill_step", prefill_step)
+        check_number("prefill_step", prefill_step)
         state, parts = self.new_state(), []
         for start in range(0, len(ids), prefill_step):
             parts.append(self.forward(ids[start : start + prefill_step], state))
@@ -68,7 +69,7 @@ class Model:
             rows = ids if ids.ndim == 2 else ids[None]
         else:
             check_ids(ids, self.vocab_size)
-            rows = mx.array([list(ids)])
+            rows = mx.array([[int(id) for id in ids]])
         if rows.shape[-1] == 0:
             raise UsageError("the text is empty", hint="give at least one token")
         return rows
@@ -76,9 +77,3 @@ class Model:
 
 def _is_batch(ids: Ids) -> bool:
     return isinstance(ids, mx.array) and ids.ndim == 2
-
-
-def check_ids(ids: Sequence[int], vocab_size: int) -> None:
-    for id in ids:
-        if not 0 <= id < vocab_size:
-            raise UsageError(f"token id {id} is outside the vocabulary of {vocab_size}")

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import json
 import math
+import resource
 import select
 import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from mlxone.backend.arrays import mx, on_stream
+from mlxone.backend.arrays import mx, on_cpu, on_stream
 from mlxone.core.errors import MlxoneError
 from mlxone.models.decoder import Decoder
 from mlxone.models.loading import load_decoder
@@ -45,9 +46,7 @@ Packer = Callable[[str], tuple[int, int, str] | None]  # a matrix's path to (gro
 
 def shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     """The tensors that a config asks for, written down apart from the loader."""
-    hidden, inner, heads = (
-        config[k] for k in ("hidden_size", "intermediate_size", "num_attention_heads")
-    )
+    hidden, inner, heads = (config[k] for k in ("hidden_size", "intermediate_size", "num_attention_heads"))
     head = config.get("head_dim", hidden // heads)
     keys = config.get("num_key_value_heads", heads) * head
     matrices = {"self_attn.q_proj": (heads * head, hidden), "self_attn.o_proj": (hidden, heads * head)}
@@ -96,9 +95,7 @@ def packed(arrays: Mapping[str, mx.array], packer: Packer) -> dict[str, mx.array
     return found
 
 
-def save(
-    folder: Path, config: Mapping[str, Any], arrays: Mapping[str, mx.array], *, shards: int = 1
-) -> Path:
+def save(folder: Path, config: Mapping[str, Any], arrays: Mapping[str, mx.array], *, shards: int = 1) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config))
     if shards == 1:
@@ -165,34 +162,37 @@ class Worker:
     """Loads folders and takes a step in a process of its own, which a native crash may end."""
 
     def __init__(self) -> None:
-        self._process: subprocess.Popen[str] | None = None
+        self.process: subprocess.Popen[str] | None = None
 
     def try_out(self, folder: Path) -> dict[str, Any]:
-        if self._process is None:
-            command = [sys.executable, "-m", "tests.models.checkpoints"]
-            self._process = subprocess.Popen(
-                command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-            )
-        process = self._process
+        process = self.process = self.process or self._started()
         assert process.stdin is not None and process.stdout is not None
-        process.stdin.write(f"{folder}\n")
-        process.stdin.flush()
+        with suppress(BrokenPipeError):
+            process.stdin.write(f"{folder}\n")
+            process.stdin.flush()
         ready, _, _ = select.select([process.stdout], [], [], WORKER_SECONDS)
         line = process.stdout.readline() if ready else ""
         if line:
             return dict(json.loads(line))
+        why = f"ended with {process.wait()}" if ready else f"said nothing for {WORKER_SECONDS} seconds"
         self.close()
-        why = f"ended with {process.returncode}" if ready else f"said nothing for {WORKER_SECONDS} seconds"
         raise AssertionError(f"the process that tried {folder} {why}")
 
     def close(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.communicate()
-            self._process = None
+        if self.process is not None:
+            self.process.kill()
+            with suppress(BrokenPipeError):
+                self.process.communicate()
+            self.process = None
+
+    @staticmethod
+    def _started() -> subprocess.Popen[str]:
+        command = [sys.executable, "-X", "faulthandler", "-m", "tests.models.checkpoints"]
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, text=True)
 
 
-def _tried(folder: Path) -> dict[str, Any]:
+def tried(folder: Path) -> dict[str, Any]:
     try:
         logits(folder)
     except Exception as error:  # noqa: BLE001 - the other process asks what it was
@@ -200,15 +200,13 @@ def _tried(folder: Path) -> dict[str, Any]:
     return {"ours": True, "kind": "", "text": ""}
 
 
-def _serve() -> None:
-    import faulthandler
-    import resource
-
-    faulthandler.enable()
-    resource.setrlimit(resource.RLIMIT_AS, (WORKER_MEMORY, WORKER_MEMORY))
-    for line in sys.stdin:
-        print(json.dumps(_tried(Path(line.removesuffix("\n")))), flush=True)
+def limit_memory() -> None:
+    """On the CPU; a GPU's driver maps far more addresses than it has memory."""
+    if sys.platform == "linux" and on_cpu():
+        resource.setrlimit(resource.RLIMIT_AS, (WORKER_MEMORY, WORKER_MEMORY))
 
 
 if __name__ == "__main__":
-    _serve()
+    limit_memory()
+    for line in sys.stdin:
+        print(json.dumps(tried(Path(line.removesuffix("\n")))), flush=True)

@@ -87,6 +87,9 @@ def test_a_file_the_system_does_not_give(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_a_large_file_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     file = written(tmp_path, "{}")
+    monkeypatch.setattr(module, "MAX_CONFIG_BYTES", 2)
+    assert read_json(file) == {}
+    monkeypatch.undo()
     os.truncate(file, module.MAX_CONFIG_BYTES + 1)
     monkeypatch.setattr(Path, "read_bytes", lambda self: pytest.fail("it was read"))
     with refused(DamagedModel, str(file), "larger than 64 MiB"):
@@ -96,7 +99,9 @@ def test_a_large_file_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_numbers_json_cannot_say(tmp_path: Path):
     """transformers 5 writes them as tagged objects; a tag it does not write stays an object."""
     values = {"a": {"__float__": "Infinity"}, "b": [{"__float__": "-Infinity"}], "c": {"__float__": "NaN"}}
-    read = read_json(written(tmp_path, json.dumps(values | {"d": {"__float__": "7"}, "e": {"__float__": []}})))
+    read = read_json(
+        written(tmp_path, json.dumps(values | {"d": {"__float__": "7"}, "e": {"__float__": []}}))
+    )
     assert (read["a"], read["b"]) == (math.inf, [-math.inf]) and math.isnan(read["c"])
     assert (read["d"], read["e"]) == ({"__float__": "7"}, {"__float__": []})
 
@@ -111,7 +116,8 @@ def test_such_a_number_is_no_size(tmp_path: Path, tag: str):
 
 def test_a_good_value_comes_back_as_its_type():
     config = Config({"n": 3, "x": 2, "f": True, "s": {"a": 1}, "low": -1.5})
-    assert config.count("n") == 3 and config.count("n", most=3) == 3
+    assert config.count("n") == 3 and config.count("n", most=3) == 3 and Config({"n": 1}).count("n") == 1
+    assert Config({"x": 1e-9}).positive("x") == 1e-9
     assert type(config.number("x")) is float and config.positive("x") == 2.0
     assert config.number("low") == -1.5 and config.flag("f") is True and config.section("s") == {"a": 1}
 

@@ -16,14 +16,14 @@ from mlxone.models.spec import DecoderSpec, RopeSpec
 from tests.models.checkpoints import LLAMA, refused
 
 COUNTS = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
-LLAMA3 = {
+LLAMA3: dict[str, Any] = {
     "rope_type": "llama3",
     "factor": 8.0,
     "low_freq_factor": 1.0,
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }
-YARN = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128}
+YARN: dict[str, Any] = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128}
 
 
 def config(**changes: Any) -> Config:
@@ -44,7 +44,12 @@ def rope_of(**changes: Any) -> RopeSpec:
 
 def test_a_plain_config():
     found = spec()
-    assert (found.family, found.vocab_size, found.hidden_size, found.intermediate_size) == ("llama", 96, 64, 128)
+    assert (found.family, found.vocab_size, found.hidden_size, found.intermediate_size) == (
+        "llama",
+        96,
+        64,
+        128,
+    )
     assert (found.heads, found.kv_heads, found.head_dim, found.scale) == (4, 2, 16, 0.25)
     assert (found.norm_eps, found.context_length, found.window) == (1e-5, 512, None)
     assert [layer.attention for layer in found.layers] == ["full", "full"]
@@ -86,10 +91,13 @@ def test_qwen3_has_norms_and_no_defaults():
 def test_optional_keys():
     assert spec(num_key_value_heads=...).kv_heads == 4
     assert spec(max_position_embeddings=...).context_length is None
+    assert spec(model_type="qwen2", max_position_embeddings=...).context_length == 32768
     assert spec(head_dim=32).head_dim == 32
     assert spec(model_type="qwen2", head_dim=32).head_dim == 16, "qwen2 has no such key"
     found = spec(attention_bias=True, mlp_bias=True, tie_word_embeddings=True)
     assert found.qkv_bias and found.out_bias and found.mlp_bias and found.tied_head
+    other = spec(model_type="qwen2", attention_bias=True)
+    assert other.qkv_bias and not other.out_bias, "there the family decides"
     assert spec(hidden_act="swish") == spec(hidden_act="silu") == spec()
 
 
@@ -124,7 +132,8 @@ def test_no_architecture_at_all(value: Any):
 def test_a_size_that_is_missing_or_no_size(key: str):
     with refused(DamagedModel, f"the config: {key} is missing"):
         spec(**{key: ...})
-    for value in (0, -1, 2**31, 10**400, 4.0, True, "4", math.nan, [4], {"a": 1}):
+    values: list[Any] = [0, -1, 2**31, 10**400, 4.0, True, "4", math.nan, [4], {"a": 1}]
+    for value in values:
         with refused(DamagedModel, f"the config: {key} must be a whole number from 1 to"):
             spec(**{key: value})
 
@@ -145,7 +154,8 @@ def test_a_number_that_has_to_be_positive(key: str, value: Any):
 
 @pytest.mark.parametrize("key", ["tie_word_embeddings", "attention_bias", "mlp_bias", "rope_traditional"])
 def test_a_switch_that_is_none(key: str):
-    for value in (1, 0, "true", []):
+    values: list[Any] = [1, 0, "true", []]
+    for value in values:
         with refused(DamagedModel, f"the config: {key} must be true or false"):
             spec(**{key: value})
 
@@ -210,7 +220,8 @@ def test_smollm3_leaves_out_rope_in_some_layers():
     assert rotated() == [True, True, True, False] * 2
     assert rotated(no_rope_layer_interval=3) == [True, True, False] * 2 + [True, True]
     assert rotated(no_rope_layers=[0, 1] * 4) == [False, True] * 4
-    for wrong in ([1], "11111111", {}, 8):
+    wrongs: list[Any] = [[1], "11111111", {}, 8]
+    for wrong in wrongs:
         with refused(DamagedModel, "the config: no_rope_layers must be a list of 8 values"):
             rotated(no_rope_layers=wrong)
     with refused(DamagedModel, "the config: no_rope_layer_interval must be a whole number from 1"):
@@ -264,7 +275,7 @@ def test_an_unknown_rope_is_named_beside_the_known(kind: Any):
 
 
 BAD_NUMBERS: list[Any] = ["2", True, [2], math.nan, math.inf, 10**400, 0, -2, 1e-300, 1e300]
-SCALING = {
+SCALING: dict[str, dict[str, Any]] = {
     "linear": {"factor": 2.0},
     "dynamic": {"factor": 2.0},
     "llama3": LLAMA3,
@@ -310,9 +321,9 @@ def test_rope_numbers_that_contradict_each_other(changes: dict[str, Any], words:
 
 
 @pytest.mark.parametrize("kind", SCALING)
-@pytest.mark.parametrize("base", [10_000, 10**10, 10**12, 2, 1e-30])
+@pytest.mark.parametrize("base", [10_000, 10**10, 10**20, 2, 1e-30])
 def test_any_base_that_is_accepted_can_be_computed(kind: str, base: float):
-    """A whole number beyond 2^31 is a base like any other."""
+    """A whole number beyond 64 bits is a base like any other."""
     x = mx.random.normal((1, 2, 5, 16))
     try:
         rope = make_rope(rope_of(rope_theta=base, rope_scaling=SCALING[kind] | {"rope_type": kind}))

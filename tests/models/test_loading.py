@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -43,12 +44,16 @@ def four_bits(path: str) -> tuple[int, int, str]:
     return 32, 4, "affine"
 
 
-def folder_with(folder: Path, config: Mapping[str, Any] = LLAMA, **changes: mx.array | None) -> Path:
-    """A good checkpoint with some tensors replaced, added or (None) taken away; dots written as __."""
+def folder_with(
+    folder: Path,
+    config: Mapping[str, Any] = LLAMA,
+    changes: Mapping[str, mx.array | None] = MappingProxyType({}),
+) -> Path:
+    """A good checkpoint with some tensors replaced, added or (None) taken away."""
     arrays: dict[str, Any] = tensors(config)
     if "quantization" in config:
         arrays = packed(arrays, four_bits)
-    arrays |= {name.replace("__", "."): array for name, array in changes.items()}
+    arrays |= changes
     return save(folder, config, {n: a for n, a in arrays.items() if a is not None})
 
 
@@ -79,8 +84,12 @@ def test_a_given_config_is_used_and_not_read_again(tmp_path: Path):
 def test_a_tied_head_reads_the_embedding(tmp_path: Path):
     arrays = tensors(TIED)
     tied = save(tmp_path / "tied", TIED, arrays)
-    untied = save(tmp_path / "untied", LLAMA, arrays | {"lm_head.weight": arrays["model.embed_tokens.weight"]})
-    other = save(tmp_path / "other", LLAMA, arrays | {"lm_head.weight": arrays["model.embed_tokens.weight"] + 1})
+    untied = save(
+        tmp_path / "untied", LLAMA, arrays | {"lm_head.weight": arrays["model.embed_tokens.weight"]}
+    )
+    other = save(
+        tmp_path / "other", LLAMA, arrays | {"lm_head.weight": arrays["model.embed_tokens.weight"] + 1}
+    )
     assert mx.array_equal(logits(tied), logits(untied))
     assert not mx.allclose(logits(tied), logits(other))
 
@@ -93,8 +102,10 @@ def test_a_head_beside_a_tied_embedding_is_left_alone(tmp_path: Path):
 
 
 def test_an_untied_head_that_is_missing(tmp_path: Path):
-    with refused(DamagedModel, str(tmp_path), "tensor 'lm_head.weight' is missing", "download the model again"):
-        load_decoder(folder_with(tmp_path, lm_head__weight=None))
+    with refused(
+        DamagedModel, str(tmp_path), "tensor 'lm_head.weight' is missing", "download the model again"
+    ):
+        load_decoder(folder_with(tmp_path, changes={"lm_head.weight": None}))
 
 
 @pytest.mark.parametrize("name", shapes(QWEN3))
@@ -117,24 +128,28 @@ def test_each_tensor_has_its_shape(tmp_path: Path, name: str):
 
 def test_unexpected_tensors(tmp_path: Path):
     extra = mx.zeros((4,))
-    with refused(DamagedModel, str(tmp_path), "unexpected tensor 'model.extra'", "describes a llama model"):
-        load_decoder(folder_with(tmp_path, model__extra=extra))
+    with refused(
+        DamagedModel, str(tmp_path), "unexpected tensor 'model.extra' (config.json describes a llama model"
+    ):
+        load_decoder(folder_with(tmp_path, changes={"model.extra": extra}))
     bias, third = "model.layers.0.self_attn.q_proj.bias", "model.layers.2.mlp.up_proj.weight"
     with refused(DamagedModel, f"unexpected tensor {bias!r} and 2 more"):
-        load_decoder(folder_with(tmp_path, **{bias: extra, third: extra, "z" * 10**4: extra}))
+        load_decoder(folder_with(tmp_path, changes={bias: extra, third: extra, "z" * 10**4: extra}))
     with refused(DamagedModel, "unexpected tensor 'a\\na"):
-        load_decoder(folder_with(tmp_path, **{"a\na" + "z" * 10**4: extra}))
+        load_decoder(folder_with(tmp_path, changes={"a\na" + "z" * 10**4: extra}))
 
 
 def test_tensors_that_follow_from_the_config_are_no_surprise(tmp_path: Path):
-    load_decoder(folder_with(tmp_path, **{"model.layers.0.self_attn.rotary_emb.inv_freq": mx.zeros((8,))}))
+    load_decoder(
+        folder_with(tmp_path, changes={"model.layers.0.self_attn.rotary_emb.inv_freq": mx.zeros((8,))})
+    )
 
 
 @pytest.mark.parametrize("dtype", [mx.int8, mx.uint8, mx.uint32, mx.bool_, mx.complex64], ids=str)
 def test_weights_that_are_no_floats(tmp_path: Path, dtype: mx.Dtype):
     for name, shape in ((f"{UP}.weight", (128, 64)), ("model.norm.weight", (64,))):
         with refused(DamagedModel, "model.safetensors", f"tensor {name!r} has dtype", "no scales beside it"):
-            load_decoder(folder_with(tmp_path, **{name: mx.zeros(shape, dtype)}))
+            load_decoder(folder_with(tmp_path, changes={name: mx.zeros(shape, dtype)}))
 
 
 def test_an_unknown_architecture_is_told_before_the_weights_are_looked_at(tmp_path: Path):
@@ -160,12 +175,12 @@ def test_an_unknown_architecture_is_told_before_the_weights_are_looked_at(tmp_pa
 )
 def test_a_packed_weight_whose_parts_do_not_fit(tmp_path: Path, part: str, array: Any, words: str):
     with refused(DamagedModel, str(tmp_path), f"tensor '{UP}.{part}'", words):
-        load_decoder(folder_with(tmp_path, QUANTIZED, **{f"{UP}.{part}": array}))
+        load_decoder(folder_with(tmp_path, QUANTIZED, {f"{UP}.{part}": array}))
 
 
 def test_a_packed_weight_without_scales_is_no_weight(tmp_path: Path):
     with refused(DamagedModel, f"tensor '{UP}.weight' has shape [128, 8], config.json asks for [128, 64]"):
-        load_decoder(folder_with(tmp_path, QUANTIZED, **{f"{UP}.scales": None}))
+        load_decoder(folder_with(tmp_path, QUANTIZED, {f"{UP}.scales": None}))
 
 
 def test_a_layers_own_setting_that_contradicts_its_shape(tmp_path: Path):
@@ -190,7 +205,11 @@ def test_a_packed_and_tied_head_is_one_set_of_arrays(tmp_path: Path):
 # Lazy ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(sys.platform == "darwin", reason="counts memory in other units, files without holes")
+def resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks /proc, and wants files with holes")
 @pytest.mark.parametrize("dtype", ["BF16", "F32"])
 def test_loading_reads_no_tensor(tmp_path: Path, dtype: str):
     """The true sizes of an 8B model; the data is a hole, which to read would take seconds and its size."""
@@ -202,10 +221,10 @@ def test_loading_reads_no_tensor(tmp_path: Path, dtype: str):
     file = write_safetensors(tmp_path / "model.safetensors", entries(shapes(config), dtype))
     assert file.stat().st_size > 16e9 and file.stat().st_blocks * 512 < 1e6
     load_decoder(folder_with(tmp_path / "warm"))  # what is set up once is not what is measured
-    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+    before, start = resident(), time.perf_counter()
     decoder = load_decoder(tmp_path)
     took = time.perf_counter() - start
-    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    grown = resident() - before
     assert len(decoder.blocks) == 32 and decoder.spec.vocab_size == 128256
     assert grown < 50e6 and took < 3, (grown, took)  # the smallest matrix has 8 MB, the largest 1 GB
 
@@ -260,7 +279,7 @@ def test_all_forms_compute_the_same(tmp_path: Path, name: str, tied: bool, monke
     assert mx.allclose(wide, stored, rtol=1e-4, atol=1e-5) and mx.allclose(kept, stored, rtol=1e-4, atol=1e-5)
     as_is = in_form(folder, "stored", monkeypatch)
     assert as_is.dtype == mx.bfloat16
-    assert mx.allclose(as_is.astype(mx.float32), stored, rtol=0.1, atol=0.1), "the very file, coarsely"
+    assert mx.abs(as_is - stored).mean() < 0.05 < mx.abs(stored).mean(), "the very file, coarsely"
 
 
 @pytest.mark.skipif(not on_cpu(), reason="a GPU computes in the stored form only")

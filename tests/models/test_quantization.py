@@ -10,9 +10,12 @@ import pytest
 from mlxone.core.errors import DamagedModel, UnsupportedModel
 from mlxone.models.checkpoint import Checkpoint
 from mlxone.models.config import Config
-from mlxone.models.quantization import AFFINE_BITS, AFFINE_GROUPS, FIXED_MODES, Packing, Quantization
+from mlxone.models.quantization import Packing, Quantization
 from tests.models.checkpoints import BYTES_OF, refused, write_safetensors
 
+# What MLX's own `quantize` takes.
+AFFINE_GROUPS, AFFINE_BITS = (32, 64, 128), (2, 3, 4, 5, 6, 8)
+FIXED_MODES = {"mxfp4": (32, 4), "mxfp8": (32, 8), "nvfp4": (16, 4)}
 SETTING = {"group_size": 64, "bits": 4}
 PATH = "model.layers.0.mlp.up_proj"
 

@@ -44,7 +44,28 @@ def test_what_is_odd_and_harmless_is_read(file: Path):
     assert len(read_header(write_safetensors(file, header))) == 3
     assert len(read_header(write_safetensors(file, header, data=100))) == 3, "bytes behind the last tensor"
     assert len(read_header(write_safetensors(file, json.dumps(header).encode() + b"   ", data=8))) == 3
+    within = {"dtype": "F32", "shape": [0], "data_offsets": [4, 4]}
+    assert len(read_header(write_safetensors(file, header | {"nothing": within}))) == 3
     assert read_header(write_safetensors(file, {})) == {}
+
+
+# As the format defines them: bits are the number in the name.
+SIZES = {8: "U8 I8 F8_E4M3 F8_E5M2 F8_E8M0", 16: "U16 I16 F16 BF16", 32: "U32 I32 F32", 64: "U64 I64 F64 C64"}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "size"),
+    [("BOOL", 1)] + [(d, bits // 8) for bits, names in SIZES.items() for d in names.split()],
+)
+def test_the_size_of_each_dtype(file: Path, dtype: str, size: int):
+    def entry(end: int) -> dict[str, Any]:
+        return {"a": {"dtype": dtype, "shape": [3, 5], "data_offsets": [0, end]}}
+
+    assert read_header(write_safetensors(file, entry(15 * size)))["a"].shape == (3, 5)
+    for wrong in (15 * size - 1, 15 * size + 1):
+        with refused(DamagedModel, "tensor 'a' does not have the size its shape says"):
+            read_header(write_safetensors(file, entry(wrong)))
+    assert dtype in module.ITEM_BYTES and len(module.ITEM_BYTES) == 17
 
 
 @pytest.mark.parametrize("content", [b"", b"\0", b"\0" * 7, struct.pack("<Q", 100) + b"{}"])

@@ -65,6 +65,13 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "rope_theta": 1e6,
         "rope_scaling": YARN_ROPE,
     },
+    "qwen3-yarn-mscale": {
+        "model_type": "qwen3",
+        "head_dim": 32,
+        "tie_word_embeddings": True,
+        "rope_theta": 1e6,
+        "rope_scaling": {**YARN_ROPE, "mscale": 0.8, "mscale_all_dim": 0.5, "beta_fast": 16},
+    },
     "smollm3": {"model_type": "smollm3", "num_hidden_layers": 5},
     "smollm3-stated": {"model_type": "smollm3", "no_rope_layers": [0, 1, 1], "tie_word_embeddings": False},
 }

@@ -1,0 +1,62 @@
+"""What a caller may hand in: each complaint names the option, and comes before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from numbers import Integral
+from typing import Any
+
+from mlxone.core.errors import UsageError
+from mlxone.core.settings import BY_NAME, check
+
+# Whole numbers that only the library knows, with the least they may be.
+LIBRARY_ONLY = {
+    "repetition_context_size": 0,
+    "presence_context_size": 0,
+    "frequency_context_size": 0,
+    "min_tokens_to_keep": 1,
+    "logprobs": 0,
+}
+
+
+def check_number(name: str, value: Any) -> None:
+    """None means not given and passes. A bool is not a number here."""
+    if value is None:
+        return
+    whole = name in LIBRARY_ONLY or BY_NAME[name].kind is int
+    if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
+        raise UsageError(f"{name} must be a {'whole ' if whole else ''}number, not {str(value)[:60]!r}")
+    if name not in LIBRARY_ONLY:
+        check(name, value)
+    elif value < LIBRARY_ONLY[name]:
+        raise UsageError(f"{name} must be at least {LIBRARY_ONLY[name]}, not {value}")
+
+
+def check_ids(ids: Iterable[int], vocab_size: int) -> None:
+    """MLX itself reads past the end of a table without a word."""
+    for id in ids:
+        if not isinstance(id, Integral) or isinstance(id, bool):
+            raise UsageError(f"a token id is a whole number, not {str(id)[:60]!r}")
+        if not 0 <= id < vocab_size:
+            raise UsageError(f"token id {id} is outside the vocabulary of {vocab_size}")
+
+
+def checked_bias(bias: Any, vocab_size: int) -> dict[int, float]:
+    """Keys may be text, as JSON has them."""
+    try:
+        numbers = {int(token): float(value) for token, value in bias.items()}
+    except (TypeError, ValueError, AttributeError, OverflowError):
+        raise UsageError(f"logit_bias maps token ids to numbers, unlike {str(bias)[:60]!r}") from None
+    for token, value in numbers.items():
+        if not 0 <= token < vocab_size:
+            raise UsageError(f"logit_bias names token {token}, outside the vocabulary of {vocab_size}")
+        if not value < float("inf"):  # NaN and infinity poison the whole row; minus infinity forbids a token
+            raise UsageError(f"logit_bias of token {token} must be below infinity, not {value}")
+    return numbers
+
+
+def listed(name: str, given: Any) -> tuple[Any, ...]:
+    try:
+        return tuple(given)
+    except TypeError:
+        raise UsageError(f"{name} must be a list, not {str(given)[:60]!r}") from None
