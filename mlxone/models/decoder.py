@@ -50,17 +50,25 @@ class Attention:
     def __call__(self, x: mx.array, state: LayerState, mask: Mask) -> mx.array:
         batch, length, _ = x.shape
         queries, keys, values = self.qkv(x)
-        queries = queries.reshape(batch, length, self.heads, self.head_dim)
-        keys = keys.reshape(batch, length, self.kv_heads, self.head_dim)
-        values = values.reshape(batch, length, self.kv_heads, self.head_dim)
-        if self.q_norm is not None and self.k_norm is not None:
-            queries, keys = self.q_norm(queries), self.k_norm(keys)
-        queries, keys, values = (a.transpose(0, 2, 1, 3) for a in (queries, keys, values))  # [B, H, L, dim]
+        queries = self._by_head(queries, self.heads, self.q_norm)
+        keys = self._by_head(keys, self.kv_heads, self.k_norm)
+        values = self._by_head(values, self.kv_heads, None)
         if self.rope is not None:
             queries, keys = self.rope(queries, state.offset), self.rope(keys, state.offset)
         held = state.append(keys, values)
         out = state.attend(queries, held, scale=self.scale, mask=mask)
-        return self.out(out.transpose(0, 2, 1, 3).reshape(batch, length, -1))
+        if length > 1:
+            out = out.transpose(0, 2, 1, 3)
+        return self.out(out.reshape(batch, length, -1))
+
+    def _by_head(self, x: mx.array, heads: int, norm: Norm | None) -> mx.array:
+        """[B, L, H * dim] to [B, H, L, dim]. One token needs no transposing: fewer steps for the host."""
+        batch, length, _ = x.shape
+        shape = (batch, heads, 1, self.head_dim) if length == 1 else (batch, length, heads, self.head_dim)
+        x = x.reshape(shape)
+        if norm is not None:
+            x = norm(x)
+        return x if length == 1 else x.transpose(0, 2, 1, 3)
 
     def arrays(self) -> list[mx.array]:
         norms = [n.weight for n in (self.q_norm, self.k_norm) if n is not None]

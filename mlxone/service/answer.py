@@ -73,6 +73,7 @@ class Answer:
         seed = request.sampling.seed if request.sampling.seed is not None else secrets.randbits(63)
         self.row = Row(ids, self.state, request.sampling, seed=seed, logprobs=request.logprobs)
         self.clock = _Clock()
+        self.ended: FinishReason | None = None  # known once the last token is, whether it was read or not
 
     def events(self) -> Generator[Event, None, None]:
         self.clock.begin()
@@ -90,6 +91,7 @@ class Answer:
                 token, reason = self._token(drawn, index)
                 if reason is not None:
                     steps.close()  # before the token is handed out: the clock stops with the work
+                    self.ended = reason
                 yield token
                 if reason is not None:
                     return reason
@@ -125,7 +127,7 @@ class Answer:
             prompt_tokens=len(self.row.ids),
             cached_tokens=self.cached,
             peak_memory_bytes=mx.get_peak_memory(),
-            finish_reason=reason,
+            finish_reason=self.ended or reason,
             stop_string=self.text.stop,
             cache_tokens=tuple(self.row.fed),
         )

@@ -139,7 +139,8 @@ def generate(
     """
     for name, neutral in RESERVED.items():
         given = sampling.pop(name, neutral)
-        if given is not None and (neutral is None or given != neutral):  # it may be an array: ask first
+        # It may be an array, which does not compare to one truth.
+        if given is not None and not (isinstance(given, int) and given == neutral):
             raise UsageError(f"{name} is not built yet", hint="leave it out for now")
     request = ChatRequest(
         **_prompt(model, prompt, raw),
@@ -166,7 +167,7 @@ def _prompt(model: Model, prompt: Prompt, raw: bool) -> dict[str, Any]:
         if raw or model.template is None:
             return {"text": prompt}
         return {"messages": (Message("user", prompt),)}
-    items = [] if isinstance(prompt, bytes | Mapping) else listed("prompt", prompt)
+    items = [] if isinstance(prompt, bytes | bytearray | Mapping) else listed("prompt", prompt)
     if items and all(isinstance(i, Integral) and not isinstance(i, bool) for i in items):
         return {"ids": tuple(int(i) for i in items)}
     if items and all(isinstance(i, Message | Mapping) for i in items):

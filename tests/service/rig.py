@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mlxone.backend.arrays import mx
+from mlxone.kv.state import ModelState
 from mlxone.service.model import Model
 from mlxone.text.template import ChatTemplate
 from mlxone.text.tokenizer import Tokenizer
@@ -51,6 +52,11 @@ def scripted(
 def decoder_of(model: Model) -> ScriptedDecoder:
     assert isinstance(model.decoder, ScriptedDecoder)
     return model.decoder
+
+
+def hold(model: Model, ids: Sequence[int], state: ModelState) -> None:
+    """Puts the ids into the states without a draw."""
+    model.decoder.hidden(mx.array([list(ids)]), state)
 
 
 def write_folder(folder: Path, config: dict[str, Any] = tiny.PLAIN, **files: Any) -> Path:

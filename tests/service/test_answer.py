@@ -43,7 +43,7 @@ STOPS = [
 
 
 def events(model: Model, **request: Any) -> list[Event]:
-    given = {"ids": (1, 2), "max_tokens": 50} | request
+    given: dict[str, Any] = {"ids": (1, 2), "max_tokens": 50} | request
     return list(answer(model, ChatRequest(**given)))
 
 

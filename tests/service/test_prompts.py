@@ -61,7 +61,7 @@ def test_raw_text_meets_no_template(options: dict[str, Any]):
 
 
 def test_raw_text_gets_what_the_tokenizer_itself_adds(monkeypatch: pytest.MonkeyPatch):
-    asked: list[bool] = []
+    model, asked = scripted("x"), list[bool]()
     encode = TOKENIZER.encode
 
     def watched(text: str, *, add_special: bool = False) -> list[int]:
@@ -69,7 +69,7 @@ def test_raw_text_gets_what_the_tokenizer_itself_adds(monkeypatch: pytest.Monkey
         return encode(text)
 
     monkeypatch.setattr(TOKENIZER, "encode", watched)
-    read_by(scripted("x"), "Hi", raw=True)
+    read_by(model, "Hi", raw=True)
     assert asked == [True]
 
 
@@ -83,8 +83,9 @@ def test_options_reach_the_template():
 @pytest.mark.parametrize(
     "prompt",
     [
-        None, 5, 2.5, True, [], (), {}, b"Hi", bytearray(b"Hi"), [True, False], [1.5], ["Hi"], [1, "Hi"], [None],
-        {"role": "user", "content": "Hi"}, [{"content": "Hi"}], [{"role": "user"}, 3], {1: 2}, [[1, 2]],
+        None, 5, 2.5, True, [], (), {}, b"Hi", bytearray(b"Hi"), [True, False], [1.5], ["Hi"], [1, "Hi"],
+        [None], {"role": "user", "content": "Hi"}, [{"content": "Hi"}], [{"role": "user"}, 3], {1: 2},
+        [[1, 2]],
     ],
 )  # fmt: skip
 def test_anything_else_is_refused_before_it_runs(prompt: Any):
