@@ -33,7 +33,8 @@ run: starter ## Set up if needed and let the starter model answer PROMPT
 	@$(BIN)/mlxone run --prompt "$$PROMPT"
 
 test: $(TESTS) lint starter ## Set up if needed; lint, types, tests (no network once set up)
-	@$(BIN)/python -m pytest -n 2 --dist loadscope -q
+	@$(BIN)/python -m pytest -n 2 --dist loadscope -q --ignore tests/parity
+	@MLXONE_CPU=native $(BIN)/python -m pytest -n 2 -q tests/parity
 
 lint: $(TESTS) ## Style, format and types
 	@$(BIN)/ruff check $(PARTS)
@@ -45,7 +46,7 @@ format: $(TESTS) ## Put style and format right where that can be done by itself
 	@$(BIN)/ruff format --quiet $(PARTS)
 
 parity: $(TESTS) starter ## The long proof that logits equal mlx-lm's
-	@$(BIN)/python -m pytest tests/parity -q -m "long or not long"
+	@MLXONE_CPU=native $(BIN)/python -m pytest tests/parity -q -m "long or not long"
 
 fuzz: $(TESTS) starter ## Damaged files and random requests, at length
 	@$(BIN)/python -m pytest tests -n 2 -q -m "long or not long" -k fuzz --hypothesis-profile=fuzz

@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mlxone.backend.arrays import mx  # before mlx.nn: it brings the BLAS
+
+# isort: split
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_map
 from mlx_lm.utils import _get_classes
-
-from mlxone.backend.arrays import mx
 
 # Published configurations; what is left out is the family's default.
 SHAPES: dict[str, dict[str, Any]] = {

@@ -16,6 +16,8 @@ _HOMES = {
     "generate": "mlxone.service.generation",
     "generate_async": "mlxone.service.generation",
     "Generation": "mlxone.service.generation",
+    "AsyncGeneration": "mlxone.service.generation",
+    "TopLogprob": "mlxone.core.words",
     "Message": "mlxone.core.words",
     "Sampling": "mlxone.core.words",
     "Stats": "mlxone.core.words",
@@ -24,6 +26,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "AsyncGeneration",
     "Generation",
     "Message",
     "MlxoneError",
@@ -31,6 +34,7 @@ __all__ = [
     "Sampling",
     "Stats",
     "Token",
+    "TopLogprob",
     "__version__",
     "generate",
     "generate_async",
@@ -39,8 +43,8 @@ __all__ = [
 
 if TYPE_CHECKING:
     from mlxone.core.errors import MlxoneError
-    from mlxone.core.words import Message, Sampling, Stats, Token
-    from mlxone.service.generation import Generation, generate, generate_async
+    from mlxone.core.words import Message, Sampling, Stats, Token, TopLogprob
+    from mlxone.service.generation import AsyncGeneration, Generation, generate, generate_async
     from mlxone.service.loading import load
     from mlxone.service.model import Model
 

@@ -16,6 +16,9 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+# First of all that touches MLX, oracles included: it settles the BLAS, by MLXONE_CPU as it was given.
+import mlxone.backend.arrays  # noqa: F401
+
 # Runs under load, on two cores: a deadline would fail by chance, and so would drawing at random.
 settings.register_profile("test", deadline=None, derandomize=True)
 settings.register_profile("fuzz", deadline=None, max_examples=5_000, print_blob=True)

@@ -78,7 +78,7 @@ def scripted_answer(
 ) -> Callable[[ScriptedModel, ChatRequest], Iterator[Event]]:
     """Stands in for `service.answer.answer`; given an error, fails with it once `after` tokens are out."""
 
-    def answer(model: ScriptedModel, request: ChatRequest) -> Iterator[Event]:
+    def answer(model: ScriptedModel, request: ChatRequest, memory: object = None) -> Iterator[Event]:
         model.seen.append(request)
         prompt, ids = len(_prompt(model, request)), _answer(model, request)
         yield Progress(prompt, prompt)

@@ -1,1 +1,1 @@
-"""The machine MLX runs on. `arrays` is the only file of the project that imports `mlx`."""
+"""The machine MLX runs on. `arrays` is the only file of the program that imports `mlx`."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -42,7 +43,7 @@ _blas: Path | None = None
 
 
 def mode() -> Mode:
-    value = os.environ.get("MLXONE_CPU", "auto").lower()
+    value = os.environ.get("MLXONE_CPU", "").lower() or "auto"
     for known in MODES:
         if value == known:
             return known
@@ -57,31 +58,37 @@ def blas() -> Path | None:
 def weight_form(wide_bytes: int, available: int, *, has_blas: bool, chosen: Mode = "auto") -> WeightForm:
     """How weights are kept on the CPU.
 
-    stored: as in the file. Everything under `native`, and where no fast BLAS is at hand.
+    stored: as in the file. Everything under `native`, and `auto` where no fast BLAS is at hand.
     wide:   float32, dequantized, so that every matrix product is one BLAS call.
     packed: quantized weights stay packed, everything else is float32. The choice when wide
             weights would not fit in WIDE_SHARE of the available memory.
     """
+    if chosen in ("wide", "packed"):
+        return chosen
     if chosen == "native" or not has_blas:
         return "stored"
-    if chosen != "auto":
-        return chosen
     return "wide" if wide_bytes <= available * WIDE_SHARE else "packed"
 
 
 def prepare() -> None:
     """Brings a fast BLAS into the process; call before MLX is imported. Harmless anywhere else."""
     global _blas
-    if _blas is not None or sys.platform != "linux" or mode() == "native" or "mlx.core" in sys.modules:
+    if _blas is not None or sys.platform != "linux" or mode() == "native":
         return
     folder = _mlx_cpu_libraries()
     if folder is None:  # a CUDA build: its CPU half is not worth the time
         return
-    for library in _openblas_candidates():
+    if "mlx.core" in sys.modules:
+        warnings.warn("mlx was imported before mlxone, so it keeps its own slow BLAS", stacklevel=3)
+        return
+    named = os.environ.get("MLXONE_BLAS")
+    for library in [Path(named)] if named else _openblas_candidates():
         if _load_openblas(library, folder):
             _blas = library
             _keep_freed_memory()
             return
+    if named:
+        raise UsageError(f"MLXONE_BLAS={named} cannot be loaded, or has no cblas_sgemm")
 
 
 def _keep_freed_memory() -> None:
@@ -141,9 +148,6 @@ def _site_folders() -> Iterator[Path]:
 
 
 def _openblas_candidates() -> Iterator[Path]:
-    named = os.environ.get("MLXONE_BLAS")
-    if named:
-        yield Path(named)
     for folder in _site_folders():
         yield from sorted((folder / "cmeel.prefix" / "lib").glob("libopenblas.so"))
     for pattern in ("*-linux-gnu/libopenblas.so.0", "libopenblas.so.0"):

@@ -17,6 +17,7 @@ from mlxone.cli.message_reader import QUOTES, MessageReader
 from mlxone.cli.terminal import StatusLine, one_line
 
 if TYPE_CHECKING:
+    from mlxone.service.memory import Memory
     from mlxone.service.model import Model
 
 PROMPT, MORE = "> ", "… "
@@ -39,6 +40,7 @@ class Chat:
         self._quiet, self._stats, self._verbose = quiet, stats, verbose
         self._talk = Talk(desk, model.name, Conversation(how.system))
         self._interrupts = 0  # Ctrl-C at the prompt, in a row
+        self._memory: Memory | None = None  # what the layers hold of the conversation so far
 
     def run(self) -> None:
         while True:
@@ -105,10 +107,12 @@ class Chat:
 
     def _stream(self, conversation: Conversation, answer: Answer) -> None:
         from mlxone.service import answer as service
+        from mlxone.service.memory import Memory
 
+        self._memory = self._memory or Memory()
         request = self._how.request(self._how.sampling(self._model), messages=conversation.messages())
         with StopOnInterrupt() as stop:
-            events = service.answer(self._model, request)
+            events = service.answer(self._model, request, self._memory)
             status = StatusLine(quiet=self._quiet)
             consume(events, sinks.for_stdout(), status, stopped=lambda: stop.pressed, into=answer)
 

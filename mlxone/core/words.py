@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Role = str
 FinishReason = Literal["stop", "length", "cancelled", "error"]
 
 
@@ -14,7 +13,7 @@ FinishReason = Literal["stop", "length", "cancelled", "error"]
 class Message:
     """One turn. `extra` holds what templates may read besides: tool calls, names, reasoning."""
 
-    role: Role
+    role: str
     content: str | Sequence[Mapping[str, Any]] | None
     extra: Mapping[str, Any] = field(default_factory=dict)
 

@@ -29,12 +29,13 @@ def prefill(decoder: Decoder, row: Row, step: int) -> Generator[Progress, None, 
         while (left := len(row.unread)) > 1:
             chunk = row.unread[: min(step, left - 1)]
             with lock, on_stream():
+                row.check()
                 decoder.hidden(mx.array([chunk]), row.state, paced=True)
                 mx.async_eval(row.state.arrays())
-            row.fed += chunk
+                row.fed += chunk
             yield Progress(len(row.fed), total)
     finally:
-        row.state.rewind(len(row.fed))  # does nothing unless a chunk broke off
+        row.settle()
 
 
 def decode(decoder: Decoder, row: Row, max_tokens: int) -> Generator[Drawn, None, None]:
@@ -43,24 +44,26 @@ def decode(decoder: Decoder, row: Row, max_tokens: int) -> Generator[Drawn, None
     Closing the iterator takes back the step in flight where the states allow it. `row.fed`
     says afterwards exactly which tokens the states hold.
     """
-    pending: Pending | None = None
     try:
         pending = _advance(decoder, row, mx.array(row.unread))
         row.fed += row.unread
         for count in range(1, max_tokens + 1):
-            following = _advance(decoder, row, pending.token) if count < max_tokens else None
+            following = None
+            if count < max_tokens:
+                following = _advance(decoder, row, pending.token)
+                row.in_flight = pending
             drawn = pending.read()
             yield drawn
             if following is None:
                 return
+            row.check()
             row.fed.append(drawn.token)
+            row.in_flight = None
             pending = following
             if count % CLEAN_EVERY == 0:
                 mx.clear_cache()
     finally:
-        # One token more, where the next step was submitted: the one `pending` still holds.
-        if not row.state.rewind(len(row.fed)) and pending is not None:
-            row.fed.append(pending.read().token)
+        row.settle()
 
 
 def _advance(decoder: Decoder, row: Row, ids: mx.array) -> Pending:
@@ -70,5 +73,6 @@ def _advance(decoder: Decoder, row: Row, ids: mx.array) -> Pending:
     other at every step.
     """
     with lock, on_stream():
+        row.check()
         hidden = decoder.hidden(ids.reshape(1, -1), row.state)
         return row.choose(decoder.logits(hidden[:, -1:])[0, -1])

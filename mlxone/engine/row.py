@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
-from mlxone.backend.arrays import mx
+from mlxone.backend.arrays import lock, mx
+from mlxone.core.errors import UsageError
 from mlxone.core.words import Sampling
 from mlxone.engine.processors import History, make_processors
 from mlxone.engine.sample import logprobs_of, make_draw
@@ -52,7 +53,9 @@ class Row:
     ) -> None:
         self.ids = list(ids)
         self.state = state
-        self.fed = list(ids[: state.offset])  # exactly the tokens the state holds
+        self.fed = list(ids[: state.offset])  # exactly the tokens the state holds…
+        self.in_flight: Pending | None = None  # …but for this one, submitted and not read yet
+        self.let_go = False
         self.steps = 0
         self._draw = make_draw(sampling, seed)
         self._processors, widest = make_processors(sampling)
@@ -63,6 +66,36 @@ class Row:
     def unread(self) -> list[int]:
         """Prompt tokens that are not in the state yet."""
         return self.ids[len(self.fed) :]
+
+    def check(self) -> None:
+        if self.let_go:
+            raise UsageError(
+                "the layer states of this answer were taken over by another use of them",
+                hint="finish one before the next, or give each its own: state.fork()",
+            )
+
+    def settle(self) -> None:
+        """Leaves the state with exactly the tokens of `fed`: the step in flight is taken back if possible."""
+        if self.let_go:
+            return
+        in_flight, self.in_flight = self.in_flight, None
+        if all(
+            layer.offset <= len(self.fed) for layer in self.state.layers
+        ):  # less, where its owner trimmed it
+            return
+        if self.state.rewind(len(self.fed)):
+            return
+        if in_flight is not None and all(s.offset == len(self.fed) + 1 for s in self.state.layers):
+            self.fed.append(in_flight.read().token)
+        else:  # a pass broke off between two layers
+            self.state.forget()
+            self.fed.clear()
+
+    def release(self) -> None:
+        """What `ModelState.hold` calls when another takes the state."""
+        with lock:  # another thread may be in the middle of a pass
+            self.settle()
+            self.let_go = True
 
     def choose(self, logits: mx.array) -> Pending:
         """Submits the draw from logits [V]; the token joins the history unread."""

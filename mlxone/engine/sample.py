@@ -22,7 +22,7 @@ def make_draw(sampling: Sampling, seed: int) -> Draw:
     if sampling.temperature == 0:
         return lambda logits, step: mx.argmax(logits, axis=-1)
     filters = _filters(sampling)
-    sharpness = 1 / sampling.temperature
+    sharpness = min(1 / sampling.temperature, 1e30)  # beyond it float32 overflows
 
     def draw(logits: mx.array, step: int) -> mx.array:
         key = step_key(seed, step)

@@ -26,10 +26,8 @@ def shared(array: mx.array | None) -> mx.array | None:
 
 def causal_mask(length: int, offset: int, window: int | None = None) -> mx.array:
     """[length, offset + length]: new token i sees old tokens and itself, at most `window` of them."""
-    rows = mx.arange(offset, offset + length)[:, None]
-    columns = mx.arange(offset + length)[None]
-    seen = rows >= columns
-    return seen if window is None else seen & (rows < columns + window)
+    ages = mx.arange(offset, offset + length)[:, None] - mx.arange(offset + length)
+    return ages >= 0 if window is None else (ages >= 0) & (ages < window)
 
 
 def attention(

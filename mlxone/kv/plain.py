@@ -50,6 +50,9 @@ class PlainState:
     def trim(self, count: int) -> None:
         self.offset -= count
 
+    def fresh(self) -> PlainState:
+        return PlainState()
+
     def fork(self) -> PlainState:
         twin = PlainState()
         twin.keys, twin.values, twin.offset = shared(self.keys), shared(self.values), self.offset

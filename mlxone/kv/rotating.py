@@ -92,6 +92,9 @@ class RotatingState:
         self.offset -= count
         self.cursor -= count
 
+    def fresh(self) -> RotatingState:
+        return RotatingState(self.window)
+
     def fork(self) -> RotatingState:
         twin = RotatingState(self.window)
         twin.keys, twin.values = shared(self.keys), shared(self.values)

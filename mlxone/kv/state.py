@@ -6,7 +6,7 @@ holds: quantized, batched and recurrent kinds join by having the same methods.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from mlxone.backend.arrays import mx
@@ -30,6 +30,9 @@ class LayerState(Protocol):
     def trim(self, count: int) -> None:
         """Forgets the last `count` tokens; only after `can_trim` said yes."""
 
+    def fresh(self) -> LayerState:
+        """An empty state of the same kind."""
+
     def fork(self) -> LayerState:
         """An independent state with the same memory. Arrays are shared until one side writes."""
 
@@ -44,6 +47,12 @@ class ModelState:
 
     def __init__(self, layers: Sequence[LayerState]) -> None:
         self.layers = list(layers)
+        self._let_go: Callable[[], None] = lambda: None
+
+    def hold(self, let_go: Callable[[], None] = lambda: None) -> None:
+        """Takes the state over: whoever computed on it before puts it in order and lets go."""
+        before, self._let_go = self._let_go, let_go
+        before()
 
     @property
     def offset(self) -> int:
@@ -71,6 +80,10 @@ class ModelState:
         for layer, n in zip(self.layers, surplus, strict=True):
             layer.trim(n)
         return True
+
+    def forget(self) -> None:
+        """Starts anew, for when a broken-off pass left the layers at offsets that cannot be mended."""
+        self.layers = [layer.fresh() for layer in self.layers]
 
     def fork(self) -> ModelState:
         return ModelState([layer.fork() for layer in self.layers])

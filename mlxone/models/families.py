@@ -41,6 +41,7 @@ class Family:
     out_bias: bool | None = None
     head_dim_from_config: bool = True  # False: always hidden_size / heads
     rope_layers: Callable[[Config, int], list[bool]] = _every_layer
+    sliding_layers: bool = True  # False: mlx-lm takes every layer as full, whatever layer_types says
     refuses: Mapping[str, Any] = field(default_factory=dict)  # settings that would compute other numbers
 
 
@@ -58,10 +59,23 @@ FAMILIES: tuple[Family, ...] = (
         qkv_bias=True,
         out_bias=False,
         head_dim_from_config=False,
+        sliding_layers=False,
         refuses={"use_sliding_window": True},
     ),
-    Family("qwen3", ("qwen3",), qk_norm=True, refuses={"use_sliding_window": True}),
-    Family("smollm3", ("smollm3",), _LLAMA_DEFAULTS, rope_layers=_every_fourth_layer_without),
+    Family(
+        "qwen3",
+        ("qwen3",),
+        qk_norm=True,
+        sliding_layers=False,
+        refuses={"use_sliding_window": True, "rope_traditional": True},
+    ),
+    Family(
+        "smollm3",
+        ("smollm3",),
+        _LLAMA_DEFAULTS,
+        rope_layers=_every_fourth_layer_without,
+        refuses={"use_sliding_window": True},
+    ),
 )
 
 BY_MODEL_TYPE: Mapping[str, Family] = {t: family for family in FAMILIES for t in family.model_types}
@@ -91,7 +105,7 @@ def spec_of(config: Config) -> DecoderSpec:
     if heads % kv_heads:
         raise config.wrong("num_key_value_heads", f"a divisor of num_attention_heads ({heads})")
     head_dim = _head_dim(family, config, hidden, heads)
-    kinds = _attention_kinds(config, layers)
+    kinds = _attention_kinds(family, config, layers)
     attention_bias = config.flag("attention_bias", False)
     return DecoderSpec(
         family=family.name,
@@ -131,6 +145,8 @@ def _refuse(family: Family, config: Config) -> None:
     for key, value in family.refuses.items():
         if config.get(key) == value:
             raise UnsupportedModel(f"{config.source}: {family.name} with {key}={value} is not supported")
+    if config.number("partial_rotary_factor", 1.0) != 1:
+        raise UnsupportedModel(f"{config.source}: {family.name} with partial_rotary_factor is not supported")
     activation = config.get("hidden_act", "silu")
     if activation not in ("silu", "swish"):
         raise UnsupportedModel(
@@ -138,7 +154,7 @@ def _refuse(family: Family, config: Config) -> None:
         )
 
 
-def _attention_kinds(config: Config, layers: int) -> list[AttentionKind]:
+def _attention_kinds(family: Family, config: Config, layers: int) -> list[AttentionKind]:
     """Without `layer_types` every layer is full: a bare `sliding_window` has no effect in mlx-lm either."""
     stated = config.get("layer_types")
     if stated is None:
@@ -149,6 +165,8 @@ def _attention_kinds(config: Config, layers: int) -> list[AttentionKind]:
     for kind in stated:
         if kind not in names:
             raise UnsupportedModel(f"{config.source}: layer type {kind[:40]!r} is not supported")
+    if "sliding_attention" in stated and not family.sliding_layers:
+        raise UnsupportedModel(f"{config.source}: {family.name} with sliding layers is not supported")
     return [names[kind] for kind in stated]
 
 

@@ -112,7 +112,7 @@ def wide_bytes(checkpoint: Checkpoint, narrowest: int) -> int:
         if name.endswith((".scales", ".biases")):
             continue
         packed = info.dtype == "U32" and f"{name.removesuffix('.weight')}.scales" in checkpoint
-        total += info.size * 4 * (32 // narrowest if packed else 1)
+        total += info.size * 4 * 32 // narrowest if packed else info.size * 4
     return total
 
 

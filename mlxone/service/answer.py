@@ -14,22 +14,21 @@ from mlxone.core.words import ChatRequest, Event, Failed, Finished, FinishReason
 from mlxone.engine.loop import decode, prefill
 from mlxone.engine.row import Drawn, Row
 from mlxone.kv.state import ModelState
-from mlxone.service.checks import check_ids, check_number
+from mlxone.service.checks import check_ids, check_number, checked_template_values
+from mlxone.service.memory import Memory
 from mlxone.service.model import Model
 from mlxone.text.decoder import StreamDecoder
 from mlxone.text.stops import StopStrings
 
 
-def answer(
-    model: Model, request: ChatRequest, state: ModelState | None = None
-) -> Generator[Event, None, None]:
+def answer(model: Model, request: ChatRequest, memory: Memory | None = None) -> Generator[Event, None, None]:
     """Progress while the prompt is read, then tokens, then Finished or Failed.
 
     A request that cannot be honoured as asked raises before anything runs; later failures are
-    the Failed event. Closing the iterator cancels. A given `state` holds the first
-    `state.offset` tokens of the prompt already; it stays the caller's.
+    the Failed event. Closing the iterator cancels. With a `memory` only what is new since its
+    last answer is read.
     """
-    return Answer(model, request, state).events()
+    return Answer(model, request, memory=memory).events()
 
 
 def prompt_ids(model: Model, request: ChatRequest) -> list[int]:
@@ -49,29 +48,45 @@ def prompt_ids(model: Model, request: ChatRequest) -> list[int]:
 
 
 def render(model: Model, request: ChatRequest) -> str:
+    """The conversation as the model's template writes it."""
     if model.template is None:
         raise UsageError(
             f"{model.name} has no chat template", hint="give one with --chat-template, or use --raw"
         )
-    kwargs = dict(request.template_kwargs)
+    kwargs = checked_template_values(request.template_kwargs)
     if request.thinking is not None:
         kwargs.setdefault("enable_thinking", request.thinking)
     return model.template.render([m.as_template() for m in request.messages or ()], **kwargs)
 
 
 class Answer:
-    def __init__(self, model: Model, request: ChatRequest, state: ModelState | None) -> None:
+    def __init__(
+        self,
+        model: Model,
+        request: ChatRequest,
+        state: ModelState | None = None,
+        memory: Memory | None = None,
+    ) -> None:
         self.model, self.request = model, request
         check_number("prefill_step", request.prefill_step)
         check_number("logprobs", request.logprobs)
         ids = prompt_ids(model, request)
         self.max_tokens = _room(model, request, len(ids))
         self.text = _Text(model.tokenizer.stream(), StopStrings(request.stop))
-        self.eos = model.eos_token_ids if request.eos_token_ids is None else frozenset(request.eos_token_ids)
-        self.state = state if state is not None else model.new_state()
-        self.cached = _reuse(self.state, ids)  # after all that may refuse: the state is the caller's
+        self.eos = model.eos_token_ids
+        if request.eos_token_ids is not None:
+            check_ids(request.eos_token_ids, model.vocab_size)
+            self.eos = frozenset(request.eos_token_ids)
+        self.memory = memory
+        if memory is not None:
+            state = memory.recall(model, ids)
+        # After all that may refuse: a given state is the caller's, and whoever used it lets go now.
+        self.state = model.new_state() if state is None else _checked_state(state, model)
+        self.state.hold()
+        self.cached = _reuse(self.state, ids)
         seed = request.sampling.seed if request.sampling.seed is not None else secrets.randbits(63)
         self.row = Row(ids, self.state, request.sampling, seed=seed, logprobs=request.logprobs)
+        self.state.hold(self.row.release)
         self.clock = _Clock()
         self.ended: FinishReason | None = None  # known once the last token is, whether it was read or not
 
@@ -83,6 +98,9 @@ class Answer:
             yield Finished(self.stats(reason))
         except Exception as error:  # noqa: BLE001 - the boundary of one answer: it always ends in an event
             yield Failed(_as_ours(error))
+        finally:
+            if self.memory is not None:
+                self.memory.keep(self.state, self.row.fed)
 
     def _tokens(self) -> Generator[Token, None, FinishReason]:
         with closing(decode(self.model.decoder, self.row, self.max_tokens)) as steps:
@@ -195,6 +213,14 @@ def _room(model: Model, request: ChatRequest, prompt: int) -> int:
             hint="shorten the prompt" + (" or raise --ctx-size" if context != model.context_length else ""),
         )
     return min(request.max_tokens or context, context - prompt)
+
+
+def _checked_state(state: ModelState, model: Model) -> ModelState:
+    if not isinstance(state, ModelState) or len(state.layers) != len(model.decoder.blocks):
+        raise UsageError(
+            "the given state does not belong to this model", hint="make it with model.new_state()"
+        )
+    return state
 
 
 def _reuse(state: ModelState, ids: list[int]) -> int:

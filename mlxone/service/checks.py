@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from math import inf
 from numbers import Integral
 from typing import Any
 
@@ -19,6 +20,9 @@ LIBRARY_ONLY = {
 }
 
 
+MOST_BIAS = 10_000
+
+
 def check_number(name: str, value: Any) -> None:
     """None means not given and passes. A bool is not a number here."""
     if value is None:
@@ -28,8 +32,8 @@ def check_number(name: str, value: Any) -> None:
         raise UsageError(f"{name} must be a {'whole ' if whole else ''}number, not {str(value)[:60]!r}")
     if name not in LIBRARY_ONLY:
         check(name, value)
-    elif value < LIBRARY_ONLY[name]:
-        raise UsageError(f"{name} must be at least {LIBRARY_ONLY[name]}, not {value}")
+    elif not LIBRARY_ONLY[name] <= value < 2**31:
+        raise UsageError(f"{name} must be at least {LIBRARY_ONLY[name]} and below 2**31, not {value}")
 
 
 def check_ids(ids: Iterable[int], vocab_size: int) -> None:
@@ -44,14 +48,17 @@ def check_ids(ids: Iterable[int], vocab_size: int) -> None:
 def checked_bias(bias: Any, vocab_size: int) -> dict[int, float]:
     """Keys may be text, as JSON has them."""
     try:
+        if any(isinstance(token, float) for token in bias):
+            raise TypeError
         numbers = {int(token): float(value) for token, value in bias.items()}
     except (TypeError, ValueError, AttributeError, OverflowError):
         raise UsageError(f"logit_bias maps token ids to numbers, unlike {str(bias)[:60]!r}") from None
     for token, value in numbers.items():
         if not 0 <= token < vocab_size:
             raise UsageError(f"logit_bias names token {token}, outside the vocabulary of {vocab_size}")
-        if not value < float("inf"):  # NaN and infinity poison the whole row; minus infinity forbids a token
-            raise UsageError(f"logit_bias of token {token} must be below infinity, not {value}")
+        # NaN and infinity poison the whole row, and so does what float16 cannot hold; minus infinity forbids.
+        if not (value == -inf or abs(value) <= MOST_BIAS):
+            raise UsageError(f"logit_bias of token {token} must be between ±{MOST_BIAS} or -inf, not {value}")
     return numbers
 
 
@@ -60,3 +67,15 @@ def listed(name: str, given: Any) -> tuple[Any, ...]:
         return tuple(given)
     except TypeError:
         raise UsageError(f"{name} must be a list, not {str(given)[:60]!r}") from None
+
+
+def checked_template_values(values: Any) -> dict[str, Any]:
+    """What a caller hands to the chat template beside the conversation itself."""
+    try:
+        checked = dict(values)
+    except (TypeError, ValueError):
+        raise UsageError(f"template_kwargs must be a mapping, not {str(values)[:60]!r}") from None
+    for name in checked:
+        if not isinstance(name, str) or name in ("self", "messages"):
+            raise UsageError(f"template_kwargs cannot hold {str(name)[:60]!r}")
+    return checked

@@ -45,7 +45,7 @@ def make_sampling(values: Mapping[str, Any], vocab_size: int) -> Sampling:
     """A checked `Sampling` from options; each complaint names the option and its range."""
     known = {f.name for f in fields(Sampling)}
     for name in values:
-        if False:
+        if name not in known:
             raise UsageError(f"{name} is not a sampling option")
     given = {name: value for name, value in values.items() if value is not None}
     for name, value in given.items():

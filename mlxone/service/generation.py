@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -39,39 +40,42 @@ class Generation:
         self._work = work
         self._events = work.events()
         self._stats: Stats | None = None
+        self._step = threading.Lock()  # closing from another thread waits for the step in flight
 
     def __iter__(self) -> Iterator[Token]:
         return self
 
     def __next__(self) -> Token:
-        for event in self._events:
-            if isinstance(event, Token):
-                return event
-            if isinstance(event, Failed):
-                self._stats = self._work.stats("error")
-                raise event.error
-            if isinstance(event, Finished):
-                self._stats = event.stats
+        with self._step:
+            for event in self._events:
+                if isinstance(event, Token):
+                    return event
+                if isinstance(event, Failed):
+                    self._stats = self._work.stats("error")
+                    raise event.error
+                if isinstance(event, Finished):
+                    self._stats = event.stats
         raise StopIteration
 
     @property
     def state(self) -> ModelState:
-        """The layer states, holding `stats.cache_tokens`; usable for a longer prompt."""
+        """The layer states, holding `stats.cache_tokens`: the beginning of a longer prompt. Ends it, too."""
+        self.close()
         return self._work.state
 
     @property
     def stats(self) -> Stats:
         """What the generation cost. Asking before its end ends it."""
-        if self._stats is None:
-            self.close()
+        self.close()
         assert self._stats is not None
         return self._stats
 
     def close(self) -> None:
         """Ends the generation; the step in flight is taken back where the states allow it."""
-        self._events.close()
-        if self._stats is None:
-            self._stats = self._work.stats("cancelled")
+        with self._step:
+            self._events.close()
+            if self._stats is None:
+                self._stats = self._work.stats("cancelled")
 
     def __enter__(self) -> Generation:
         return self
@@ -83,22 +87,38 @@ class Generation:
 class AsyncGeneration:
     """The same in an event loop: the work happens on the one thread kept for it."""
 
-    def __init__(self, work: Answer) -> None:
-        self._generation = Generation(work)
+    def __init__(self, generation: Generation) -> None:
+        self._generation = generation
+        self._next: asyncio.Future[Token | None] | None = None
 
     def __aiter__(self) -> AsyncIterator[Token]:
         return self
 
     async def __anext__(self) -> Token:
-        token = await asyncio.get_running_loop().run_in_executor(_worker(), next, self._generation, None)
+        if self._next is None:
+            self._next = asyncio.get_running_loop().run_in_executor(_worker(), next, self._generation, None)
+        # Shielded and kept: a wait that is cancelled must not lose the token it waited for.
+        try:
+            token = await asyncio.shield(self._next)
+        except asyncio.CancelledError:
+            raise
+        except BaseException:
+            self._next = None
+            raise
+        self._next = None
         if token is None:
             raise StopAsyncIteration
         return token
 
     @property
+    def state(self) -> ModelState:
+        """As `Generation.state`."""
+        return self._generation.state
+
+    @property
     def stats(self) -> Stats:
         """As `Generation.stats`; asking before the end waits for the step in flight."""
-        return _worker().submit(lambda: self._generation.stats).result()
+        return self._generation.stats
 
     async def aclose(self) -> None:
         await asyncio.get_running_loop().run_in_executor(_worker(), self._generation.close)
@@ -142,11 +162,16 @@ def generate(
         # It may be an array, which does not compare to one truth.
         if given is not None and not (isinstance(given, int) and given == neutral):
             raise UsageError(f"{name} is not built yet", hint="leave it out for now")
+    if not isinstance(thinking, bool | None):
+        raise UsageError(f"thinking must be True, False or None, not {str(thinking)[:60]!r}")
+    given = _prompt(model, prompt, raw)
+    if "messages" not in given and (thinking is not None or template_kwargs):
+        raise UsageError("thinking and template_kwargs need a chat template", hint="leave them out")
     request = ChatRequest(
-        **_prompt(model, prompt, raw),
+        **given,
         sampling=make_sampling(sampling, model.vocab_size),
         max_tokens=max_tokens,
-        stop=(stop,) if isinstance(stop, str) else listed("stop", stop or ()),
+        stop=(stop,) if isinstance(stop, str) else listed("stop", () if stop is None else stop),
         logprobs=logprobs,
         eos_token_ids=None if eos_token_ids is None else listed("eos_token_ids", eos_token_ids),
         context_size=ctx_size,
@@ -159,7 +184,7 @@ def generate(
 
 def generate_async(model: Model, prompt: Prompt, **options: Any) -> AsyncGeneration:
     """`generate` for an event loop: `async for token in mlxone.generate_async(model, …)`."""
-    return AsyncGeneration(generate(model, prompt, **options)._work)
+    return AsyncGeneration(generate(model, prompt, **options))
 
 
 def _prompt(model: Model, prompt: Prompt, raw: bool) -> dict[str, Any]:

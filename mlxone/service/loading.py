@@ -46,11 +46,11 @@ def _generation_config(folder: Path) -> Mapping[str, Any]:
 
 def eos_ids(config: Mapping[str, Any], generation: Mapping[str, Any], tokenizer: Tokenizer) -> frozenset[int]:
     """Where an answer ends: what generation_config.json says, else config.json; and the tokenizer's own."""
-    stated = generation.get("eos_token_id")
+    name, stated = "generation_config.json", generation.get("eos_token_id")
     if stated is None:  # a plain `or` would miss the id 0
-        stated = config.get("eos_token_id")
+        name, stated = "config.json", config.get("eos_token_id")
     ids = stated if isinstance(stated, list) else [] if stated is None else [stated]
     if not all(type(id) is int for id in ids):
-        raise DamagedModel(f"eos_token_id must be a token id or a list of them, not {str(stated)[:60]!r}")
+        raise DamagedModel(f"{name}: eos_token_id must be a token id or a list, not {str(stated)[:60]!r}")
     own = tokenizer.eos_id
     return frozenset(ids) | (frozenset() if own is None else {own})

@@ -12,14 +12,14 @@ from mlxone.core.errors import UsageError
 from mlxone.core.settings import PREFILL_STEP
 from mlxone.kv.state import ModelState
 from mlxone.models.decoder import Decoder
-from mlxone.service.checks import check_ids, check_number
+from mlxone.service.checks import check_ids, check_number, listed
 from mlxone.text.template import ChatTemplate
 from mlxone.text.tokenizer import Tokenizer
 
 Ids = Sequence[int] | mx.array
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Model:
     name: str
     path: Path
@@ -47,29 +47,32 @@ class Model:
         """Logits [L, vocabulary] of the next chunk, which the state now holds ([B, L] in, [B, L, V] out)."""
         with lock, on_stream():
             rows = self._rows(ids)
+            state.hold()
             logits = self.decoder.logits(self.decoder.hidden(rows, state))
             return logits if _is_batch(ids) else logits[0]
 
     def logits(self, ids: Ids, *, prefill_step: int = PREFILL_STEP) -> mx.array:
-        """Logits [L, vocabulary] of a whole text, read in chunks of `prefill_step`."""
+        """Logits [L, vocabulary] of a whole text, read in chunks ([B, L] in, [B, L, vocabulary] out)."""
         check_number("prefill_step", prefill_step)
-        state, parts = self.new_state(), []
-        for start in range(0, len(ids), prefill_step):
-            parts.append(self.forward(ids[start : start + prefill_step], state))
-            with lock, on_stream():
-                mx.eval(parts[-1])
-        if not parts:
-            raise UsageError("the text is empty", hint="give at least one token")
         with lock, on_stream():
-            return mx.concatenate(parts)
+            rows, state, parts = self._rows(ids), self.new_state(), []
+            for start in range(0, rows.shape[1], prefill_step):
+                parts.append(self.forward(rows[:, start : start + prefill_step], state))
+                mx.eval(parts[-1])
+            logits = mx.concatenate(parts, axis=1)
+            return logits if _is_batch(ids) else logits[0]
 
     def _rows(self, ids: Ids) -> mx.array:
-        """Ids as [B, L]. Lists are checked; an array is trusted, as looking at it would wait for it."""
+        """Ids as [B, L]. Looking into an array would wait for it, so there ids are only kept in range."""
         if isinstance(ids, mx.array):
-            rows = ids if ids.ndim == 2 else ids[None]
+            if ids.ndim not in (1, 2) or not mx.issubdtype(ids.dtype, mx.integer):
+                raise UsageError(f"ids are whole numbers [L] or [B, L], not {ids.dtype} {list(ids.shape)}")
+            # MLX reads past the end of a table without a word.
+            rows = mx.clip(ids if ids.ndim == 2 else ids[None], 0, self.vocab_size - 1)
         else:
+            ids = listed("ids", ids)
             check_ids(ids, self.vocab_size)
-            rows = mx.array([[int(id) for id in ids]])
+            rows = mx.array([[int(id) for id in ids]], mx.int32)
         if rows.shape[-1] == 0:
             raise UsageError("the text is empty", hint="give at least one token")
         return rows

@@ -47,6 +47,7 @@ class Stage:
         return {
             "mlxone.service.loading": _module(load=self.load),
             "mlxone.service.answer": _module(answer=self.answer),
+            "mlxone.service.memory": _module(Memory=object),
             "mlxone.service.defaults": _module(sampling_for=self.sampling_for),
             "mlxone.hub.find": _module(
                 looks_like_model=lambda word: word == "scripted" or "/" in word,
@@ -85,7 +86,7 @@ class Stage:
         self.missing.clear()
         return Path("/cache") / plan.repo
 
-    def answer(self, model: ScriptedModel, request: ChatRequest) -> Iterator[Event]:
+    def answer(self, model: ScriptedModel, request: ChatRequest, memory: object = None) -> Iterator[Event]:
         self.asked.append(request)
         text = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         return self._events(text)

@@ -195,6 +195,26 @@ def test_fed_after_a_pass_that_broke_off(passes: int, layer: int):
     assert_fed(row, (None, 60))
 
 
+def test_a_pass_that_broke_off_and_cannot_be_mended_leaves_nothing():
+    """The ring took the token in, the layer behind it did not, and the ring does not go back."""
+    decoder, prompt = ScriptedDecoder(SCRIPT, windows=(4, None)), list(range(9))
+
+    def before(index: int) -> None:
+        if decoder.drawn == 2 and index == 1:
+            raise Broken
+
+    decoder.before_layer = before
+    row = Row(prompt, decoder.new_state(), Sampling(), seed=0)
+    list(prefill(decoder, row, 4))
+    with pytest.raises(Broken):
+        list(decode(decoder, row, 9))
+    assert row.fed == []
+    assert_fed(row, (4, None))
+    decoder.before_layer = lambda index: None
+    _, again = generate(decoder, prompt, 2, state=row.state)
+    assert_fed(again, (4, None))
+
+
 @pytest.mark.parametrize("memory", ["plain", "full ring"])
 @pytest.mark.parametrize("reads", [0, 1, 3])
 def test_fed_after_ctrl_c_while_a_token_is_read(monkeypatch: pytest.MonkeyPatch, memory: str, reads: int):

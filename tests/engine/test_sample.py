@@ -95,6 +95,14 @@ def test_tokens_come_as_often_as_their_odds_say(temperature: float):
     assert chi_square < 20.5  # five degrees of freedom: one run in a thousand, and the seed is fixed
 
 
+@pytest.mark.parametrize("temperature", [1e-3, 1e-39, 5e-324])
+def test_the_colder_the_greedier(temperature: float):
+    """Down to temperatures whose inverse no float32 holds."""
+    logits = mx.array([-3.0, 1.5, 2.0, -mx.inf, 1.9])
+    for settings in ({}, {"top_p": 0.99}):
+        assert draws(logits, Sampling(temperature=temperature, **settings), 20) == [2] * 20
+
+
 def test_half_precision_logits_are_drawn_as_float32():
     """Else the temperature would take 200 and 201 to 133 and 134, a third too far apart."""
     logits = mx.array([200.0, 201.0], mx.bfloat16)

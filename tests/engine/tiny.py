@@ -15,7 +15,7 @@ from mlxone.engine.row import Drawn, Row
 from mlxone.kv.plain import PlainState
 from mlxone.kv.rotating import RotatingState
 from mlxone.kv.state import LayerState, ModelState
-from mlxone.models.decoder import Decoder
+from mlxone.models.decoder import Block, Decoder
 from mlxone.models.spec import DecoderSpec
 
 VOCAB = 320
@@ -40,8 +40,11 @@ def save(folder: Path, config: dict[str, Any] = PLAIN, seed: int = 0) -> Path:
 
 
 class ScriptedDecoder(Decoder):
-    """Draws the script's tokens, one a pass, from its first again with each new state. The states hold the ids themselves, so that a test
-    can read off what they have seen; `log` says in which order things were asked of it."""
+    """Draws the script's tokens, one a pass, from its first again with each new state.
+
+    The states hold the ids themselves, so that a test can read off what they have seen; `log`
+    says in which order things were asked of it.
+    """
 
     def __init__(
         self,
@@ -52,6 +55,7 @@ class ScriptedDecoder(Decoder):
     ) -> None:
         self.spec = cast(DecoderSpec, SimpleNamespace(vocab_size=VOCAB, context_length=context_length))
         self.script, self.windows = list(script), windows
+        self.blocks = [cast(Block, None)] * len(windows)
         self.drawn = 0
         self.log: list[Any] = []
         self.before_layer: Callable[[int], None] = lambda layer: None

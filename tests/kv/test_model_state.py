@@ -83,3 +83,27 @@ def test_a_fork_is_a_memory_of_its_own():
     original = Source(1).tokens(4)[1]
     for layer in state.layers:
         np.testing.assert_array_equal(held_by(layer)[0], original)
+
+
+def test_forgetting_starts_anew_in_states_of_the_same_kinds():
+    state = filled([6, 6, 5], window=3)
+    before = list(state.layers)
+    state.forget()
+    assert offsets(state) == [0, 0, 0]
+    assert [type(layer) for layer in state.layers] == [type(layer) for layer in before]
+    assert isinstance(state.layers[1], RotatingState) and state.layers[1].window == 3
+    assert state.nbytes == 0
+    assert before[0].offset == 6  # whoever has the old ones keeps them
+
+
+def test_the_one_before_lets_go_once():
+    state, told = filled([1, 1, 1]), list[str]()
+    state.hold(lambda: told.append("first"))
+    assert told == []
+    state.hold(lambda: told.append("second"))
+    assert told == ["first"]
+    state.hold()
+    state.hold()
+    assert told == ["first", "second"]
+    state.fork().hold()  # a fork is nobody's
+    assert told == ["first", "second"]

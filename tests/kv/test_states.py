@@ -84,7 +84,7 @@ def _place(key: np.ndarray, keys: list[np.ndarray]) -> int:
 
 
 @given(window=WINDOWS, operations=OPERATIONS)
-def test_any_sequence_remembers_the_true_window(window: int | None, operations: list[Any]):
+def test_fuzz_any_sequence_remembers_the_true_window(window: int | None, operations: list[Any]):
     source = Source(1)
     pairs: list[tuple[LayerState, Remembered]] = [(new_state(window), Remembered())]
     for which, (what, count) in operations:
@@ -101,7 +101,7 @@ def test_any_sequence_remembers_the_true_window(window: int | None, operations: 
 
 
 @given(window=WINDOWS, operations=OPERATIONS)
-def test_order_and_masks_are_those_of_mlx_lm(window: int | None, operations: list[Any]):
+def test_fuzz_order_and_masks_are_those_of_mlx_lm(window: int | None, operations: list[Any]):
     source, state = Source(2), new_state(window)
     theirs: Any = KVCache() if window is None else RotatingKVCache(max_size=window)
     for _, (what, count) in operations:

@@ -13,14 +13,16 @@ import mlxone
 from mlxone.core.errors import MlxoneError, OutOfMemory, UsageError
 from mlxone.core.words import ChatRequest, Event, Failed, Finished, Progress, Sampling, Token
 from mlxone.engine.row import Pending
-from mlxone.service.answer import answer
+from mlxone.service.answer import Answer, answer
 from mlxone.service.model import Model
 from tests.service.rig import EOS, TOKENIZER, decoder_of, ids_of, scripted
 
-# Letters and longer tokens, half characters, a special token, one that has no text, the end.
+HALVES = [TOKENIZER._library.token_to_id(piece) for piece in ("Ã", "©", "æĹ", "ðŁ")]
+# Letters and longer tokens, a special token, halves of characters, one id without a text, the end.
 PIECES = [
     *ids_of("abé 日本"),
     *(TOKENIZER.encode(t)[0] for t in ("he", "llo", " t", "<tool>", "<s>")),
+    *HALVES,
     310,
     EOS,
 ]
@@ -77,7 +79,7 @@ def expected_answer(
     st.lists(st.sampled_from(STOPS), max_size=3),
     st.integers(1, 14),
 )
-def test_text_reason_and_stop_string_for_any_answer(script: list[int], stops: list[str], limit: int):
+def test_fuzz_text_reason_and_stop_string_of_any_answer(script: list[int], stops: list[str], limit: int):
     script += [EOS] * 14
     happened = events(scripted(script), stop=tuple(stops), max_tokens=limit)
     text, reason, stop = expected_answer(script, stops, limit)
@@ -102,8 +104,7 @@ def test_text_reason_and_stop_string_for_any_answer(script: list[int], stops: li
 def test_text_may_lag_but_never_leaks(answer_text: str, stop: tuple[str, ...], texts: list[str]):
     script = [*(TOKENIZER.encode(c)[0] for c in answer_text if c != "é"), EOS]
     if "é" in answer_text:
-        first, second = (TOKENIZER._library.token_to_id(piece) for piece in "Ã©")
-        script = [first, second, *script]
+        script = [*HALVES[:2], *script]
     tokens = [e for e in events(scripted(script), stop=stop) if isinstance(e, Token)]
     assert [t.text for t in tokens] == texts
 
@@ -111,8 +112,16 @@ def test_text_may_lag_but_never_leaks(answer_text: str, stop: tuple[str, ...], t
 def test_the_last_token_of_a_cut_answer_brings_what_was_held_back():
     happened = events(scripted("hello"), stop=("hello!",), max_tokens=1)
     assert said(happened) == TOKENIZER.decode(ids_of("hello")[:1]) != ""
-    half = ids_of("日")[:1] if len(ids_of("日")) > 1 else [TOKENIZER._library.token_to_id("Ã")]
-    assert said(events(scripted(half), max_tokens=1)) == "\ufffd"
+    assert said(events(scripted(HALVES), max_tokens=1)) == "\ufffd"
+
+
+@pytest.mark.parametrize("end", [[], [EOS]])
+def test_what_was_held_back_may_itself_be_a_stop_string(end: list[int]):
+    """Half a character becomes its replacement sign only when nothing follows."""
+    happened = events(scripted([*ids_of("ab"), HALVES[0], *end]), stop=("b\ufffd",), max_tokens=3 + len(end))
+    assert said(happened) == "a"
+    stats = finished(happened).stats
+    assert (stats.finish_reason, stats.stop_string) == ("stop", "b\ufffd")
 
 
 @pytest.mark.parametrize("stop", [("",), (5,), (None,), ("a", "")])
@@ -190,7 +199,7 @@ def break_at(patch: pytest.MonkeyPatch, model: Model, place: str, after: int, er
 
 
 @given(st.sampled_from(PLACES), st.integers(0, 14), st.sampled_from(KINDS))
-def test_one_terminal_event_whatever_fails(place: str, after: int, error: Exception):
+def test_fuzz_one_terminal_event_whatever_fails(place: str, after: int, error: Exception):
     model = scripted("abcdef")
     with pytest.MonkeyPatch.context() as patch:
         break_at(patch, model, place, after, error)
@@ -200,7 +209,7 @@ def test_one_terminal_event_whatever_fails(place: str, after: int, error: Except
     if isinstance(happened[-1], Failed):
         shown = happened[-1].error
         assert isinstance(shown, MlxoneError)
-        assert shown is error or shown.__cause__ is error
+        assert error is (shown if isinstance(error, MlxoneError) else shown.__cause__)
         assert "\n" not in str(shown)
     else:
         assert said(happened) == "abcdef"
@@ -223,7 +232,7 @@ def test_no_memory_left_is_named(error: Exception):
 def test_closing_is_no_event_and_leaves_the_states_true():
     model = scripted("abcdef")
     state = model.new_state()
-    running = answer(model, ChatRequest(ids=(1, 2, 3), max_tokens=9), state)
+    running = Answer(model, ChatRequest(ids=(1, 2, 3), max_tokens=9), state).events()
     for wanted in (Progress, Token, Token):
         assert isinstance(next(running), wanted)
     running.close()

@@ -115,7 +115,8 @@ def test_threads_share_a_model(model: mlxone.Model):
         assert list(pool.map(lambda p: sync_tokens(model, p), prompts)) == expected
 
 
-def test_a_cancelled_task_leaves_the_generation_in_order():
+@pytest.mark.parametrize("goes_on", [False, True])
+def test_a_wait_that_is_cancelled_loses_no_token(goes_on: bool):
     model = scripted("abcdefgh")
 
     async def main() -> None:
@@ -126,22 +127,80 @@ def test_a_cancelled_task_leaves_the_generation_in_order():
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
+        if goes_on:
+            assert "".join([t.text async for t in generation]) == "bcdefgh"
         await generation.aclose()
         stats = generation.stats
-        assert stats.finish_reason == "cancelled"
+        assert stats.finish_reason == "stop" if goes_on else "cancelled"
         drawn = stats.generated_tokens  # whether the second was under way is the worker's luck
-        assert drawn in (1, 2)
+        assert drawn == 9 if goes_on else drawn in (1, 2)
         assert list(stats.cache_tokens) == [1, 2, *ids_of("abcdefgh")[: drawn - 1]]
 
     asyncio.run(main())
+
+
+def test_stats_wait_for_the_step_that_is_under_way(monkeypatch: pytest.MonkeyPatch):
+    read, under_way, asked = Pending.read, threading.Event(), threading.Event()
+
+    def slow(pending: Pending) -> Any:
+        under_way.set()
+        assert asked.wait(30)
+        return read(pending)
+
+    class Lock:
+        """Lets the step end once somebody else wants in."""
+
+        def __init__(self) -> None:
+            self._lock = threading.Lock()
+
+        def __enter__(self) -> None:
+            if under_way.is_set():
+                asked.set()
+            self._lock.acquire()
+
+        def __exit__(self, *_: object) -> None:
+            self._lock.release()
+
+    monkeypatch.setattr(Pending, "read", slow)
+
+    async def main() -> None:
+        generation = mlxone.generate_async(scripted("abcdefgh"), [1, 2])
+        monkeypatch.setattr(generation._generation, "_step", Lock())
+        task = asyncio.ensure_future(anext(generation))
+        await asyncio.sleep(0)
+        under_way.wait(30)
+        task.cancel()
+        assert generation.stats.generated_tokens == 1
+
+    try:
+        asyncio.run(main())
+    finally:
+        asked.set()
+
+
+def test_one_thread_does_all_the_work(monkeypatch: pytest.MonkeyPatch):
+    read, names = Pending.read, set[str]()
+
+    def watched(pending: Pending) -> Any:
+        names.add(threading.current_thread().name)
+        return read(pending)
+
+    monkeypatch.setattr(Pending, "read", watched)
+
+    async def main() -> None:
+        await asyncio.gather(*(async_tokens(scripted("abcd")) for _ in range(8)))
+
+    asyncio.run(main())
+    assert names == {"mlxone-engine_0"}
 
 
 def test_async_with(model: mlxone.Model):
     async def main() -> None:
         async with mlxone.generate_async(model, PROMPT, **OPTIONS) as generation:
             await anext(generation)
-        assert generation.stats.generated_tokens == 1
         assert [t async for t in generation] == []
+        assert generation.stats.generated_tokens == 1
+        assert generation.state.offset == len(PROMPT)
 
     asyncio.run(main())
 
@@ -158,7 +217,14 @@ def test_errors_come_where_they_belong(
         raise RuntimeError("gone")
 
     monkeypatch.setattr(decoder_of(model), "before_layer", broken)
-    with pytest.raises(MlxoneError, match="gone"):
-        asyncio.run(use(model))
+
+    async def once() -> None:
+        generation = mlxone.generate_async(model, "Hi")
+        with pytest.raises(MlxoneError, match="gone"):
+            await anext(generation)
+        assert [t async for t in generation] == []
+        assert generation.stats.finish_reason == "error"
+
+    asyncio.run(once())
     monkeypatch.undo()
     assert len(asyncio.run(use(model))) == 12

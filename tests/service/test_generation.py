@@ -61,9 +61,11 @@ def test_reserved_are_the_options_that_are_to_come():
         ({"prefill_step": 1.0}, "prefill_step must be a whole number, not '1.0'"),
         ({"ctx_size": 0}, "ctx_size must be at least 1, not 0"),
         ({"ctx_size": "all"}, "ctx_size must be a whole number, not 'all'"),
-        ({"logprobs": -1}, "logprobs must be at least 0, not -1"),
+        ({"logprobs": -1}, "logprobs must be at least 0 and below 2**31, not -1"),
         ({"logprobs": True}, "logprobs must be a whole number, not 'True'"),
         ({"stop": 5}, "stop must be a list, not '5'"),
+        ({"eos_token_ids": [1, 320]}, "token id 320 is outside the vocabulary of 320"),
+        ({"eos_token_ids": ["x"]}, "a token id is a whole number, not 'x'"),
         ({"eos_token_ids": 5}, "eos_token_ids must be a list, not '5'"),
         ({"temprature": 1}, "temprature is not a sampling option"),
         ({"temperature": 9}, "temperature must be between 0 and 5, not 9"),
@@ -156,8 +158,8 @@ def test_a_state_as_long_as_the_prompt_or_longer_goes_back(held: int):
     state = model.new_state()
     hold(model, [*prompt, 5, 6, 7, 8, 9][:held], state)
     generation = mlxone.generate(model, prompt, state=state, max_tokens=2)
-    assert generation.state is state
     list(generation)
+    assert generation.state is state
     assert generation.stats.cached_tokens == 3  # one is always read anew
     assert ids_in(state.layers[0]) == list(generation.stats.cache_tokens) == [*prompt, ids_of("a")[0]]
 
@@ -195,6 +197,19 @@ def test_it_is_an_iterator_that_stays_ended():
     assert [t.text for t in generation] == ["a", "b", ""]
     assert list(generation) == []
     assert next(generation, "over") == "over"
+
+
+def test_it_knows_whether_it_ended():
+    generation = mlxone.generate(scripted("abc"), [1])
+    assert not generation.ended
+    next(generation)
+    assert not generation.ended
+    assert generation.state.offset == 1  # asking for the states ends it: what is in flight is taken back
+    assert generation.ended
+    assert list(generation) == []
+    other = mlxone.generate(scripted("ab"), [1])
+    list(other)
+    assert other.ended
 
 
 def test_leaving_a_with_block_ends_it():

@@ -111,8 +111,10 @@ def test_where_answers_end(generation: Any, config: Any, tokenizer: int | None, 
 
 @pytest.mark.parametrize("odd", ["</s>", 2.0, True, [1, "2"], {"id": 2}, [[2]]])
 def test_an_end_that_is_no_id(odd: Any):
-    with pytest.raises(DamagedModel, match="eos_token_id must be a token id or a list of them"):
+    with pytest.raises(DamagedModel, match="^generation_config.json: eos_token_id must be a token id"):
         eos_ids({}, {"eos_token_id": odd}, Ids(None))  # type: ignore[arg-type]
+    with pytest.raises(DamagedModel, match="^config.json: eos_token_id must be"):
+        eos_ids({"eos_token_id": odd}, {}, Ids(None))  # type: ignore[arg-type]
 
 
 # What is missing ---------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.utils import load_model as mlx_lm_load
@@ -52,7 +53,9 @@ def test_an_array_of_ids_is_the_same(model: mlxone.Model):
     expected = model.logits(IDS)
     assert mx.array_equal(model.logits(mx.array(IDS)), expected)
     assert mx.array_equal(model.forward(mx.array(IDS), model.new_state()), expected)
-    assert mx.array_equal(model.forward(tuple(IDS), model.new_state()), expected)
+    others: list[Any] = [tuple(IDS), [np.int64(id) for id in IDS]]
+    for ids in others:
+        assert mx.array_equal(model.forward(ids, model.new_state()), expected)
 
 
 def test_a_batch(any_model: mlxone.Model):
@@ -65,6 +68,42 @@ def test_a_batch(any_model: mlxone.Model):
         alone = any_model.logits([*row, row[0]])
         assert close(first[at], alone[:6])
         assert close(then[at], alone[6:])
+
+
+def test_a_whole_batch_in_chunks(any_model: mlxone.Model):
+    rows = [IDS[:10], IDS[10:20]]
+    logits = any_model.logits(mx.array(rows), prefill_step=4)
+    assert logits.shape == (2, 10, VOCAB)
+    for at, row in enumerate(rows):
+        assert close(logits[at], any_model.logits(row, prefill_step=4))
+
+
+@pytest.mark.parametrize("dtype", [mx.uint8, mx.int8, mx.int16, mx.uint32, mx.int64, mx.uint64])
+def test_an_array_of_any_whole_numbers(model: mlxone.Model, dtype: mx.Dtype):
+    ids = [1, 100, 127, 0]
+    assert mx.array_equal(model.logits(mx.array(ids, dtype)), model.logits(ids))
+
+
+def test_an_array_is_kept_in_range(model: mlxone.Model):
+    """It is not looked at, which would wait for it; and what lies past the vocabulary is not read."""
+    wild = mx.array([3, VOCAB, 10**9, -1])
+    assert mx.array_equal(model.logits(wild), model.logits([3, VOCAB - 1, VOCAB - 1, 0]))
+
+
+@pytest.mark.parametrize(
+    "array", [mx.array(3), mx.array([1.0]), mx.array([True]), mx.zeros((1, 1, 1), mx.int32)]
+)
+def test_arrays_that_are_no_ids(model: mlxone.Model, array: mx.array):
+    with pytest.raises(UsageError, match="ids are whole numbers"):
+        model.forward(array, model.new_state())
+    with pytest.raises(UsageError, match="ids are whole numbers"):
+        model.logits(array)
+
+
+@pytest.mark.parametrize("odd", [None, 5])
+def test_things_that_are_no_ids(model: mlxone.Model, odd: Any):
+    with pytest.raises(UsageError, match="ids must be a list"):
+        model.forward(odd, model.new_state())
 
 
 def test_a_loop_of_ones_own(model: mlxone.Model):

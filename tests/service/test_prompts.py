@@ -81,6 +81,27 @@ def test_options_reach_the_template():
 
 
 @pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"thinking": "yes"}, "thinking must be True, False or None, not 'yes'"),
+        ({"template_kwargs": 5}, "template_kwargs must be a mapping, not '5'"),
+        ({"template_kwargs": {"messages": []}}, "template_kwargs cannot hold 'messages'"),
+        ({"template_kwargs": {"self": 1}}, "template_kwargs cannot hold 'self'"),
+        ({"template_kwargs": {5: 1}}, "template_kwargs cannot hold '5'"),
+        ({"thinking": True, "raw": True}, "thinking and template_kwargs need a chat template"),
+        (
+            {"template_kwargs": {"mood": "gay"}, "raw": True},
+            "thinking and template_kwargs need a chat template",
+        ),
+    ],
+)
+def test_what_no_template_can_be_told(options: dict[str, Any], message: str):
+    with pytest.raises(UsageError) as caught:
+        mlxone.generate(scripted("x"), "Hi", **options)
+    assert caught.value.message == message
+
+
+@pytest.mark.parametrize(
     "prompt",
     [
         None, 5, 2.5, True, [], (), {}, b"Hi", bytearray(b"Hi"), [True, False], [1.5], ["Hi"], [1, "Hi"],

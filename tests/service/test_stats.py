@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 import mlxone
+from mlxone.core.words import ChatRequest, Progress
 from mlxone.service import answer as answer_module
 from tests.engine.tiny import ids_in
 from tests.service.rig import EOS, hold, ids_of, scripted
@@ -99,6 +100,13 @@ def test_asked_before_anything_ran():
     assert stats.finish_reason == "cancelled"
 
 
+def test_the_step_in_flight_is_taken_back_before_the_last_token_is_handed_out():
+    """Its reader may take as long as it likes, and may use the states meanwhile."""
+    generation = mlxone.generate(scripted("ab"), [7, 8], max_tokens=9)
+    assert [next(generation).text for _ in range(3)] == ["a", "b", ""]
+    assert generation._work.state.offset == 4  # without asking, which would end it
+
+
 @pytest.mark.parametrize(("limit", "reason"), [(2, "length"), (3, "stop")])
 def test_leaving_with_the_last_token_cancels_nothing(limit: int, reason: str):
     """It was the last, though nobody asked whether there is another one."""
@@ -107,6 +115,19 @@ def test_leaving_with_the_last_token_cancels_nothing(limit: int, reason: str):
         next(generation)
     assert generation.stats.finish_reason == reason
     assert generation.stats.generated_tokens == limit
+
+
+def test_broken_off_while_the_prompt_is_read(clock: Clock):
+    model = scripted("ab")
+    timed(model, clock, prefill=2.0, step=0.5)
+    work = answer_module.Answer(model, ChatRequest(ids=(1, 2, 3, 4, 5), prefill_step=2), None)
+    events = work.events()
+    assert next(events) == Progress(2, 5)
+    clock.now += 1
+    events.close()
+    stats = work.stats("cancelled")
+    assert (stats.prefill_ms, stats.decode_ms, stats.generated_tokens) == (3000, 0, 0)
+    assert stats.cache_tokens == (1, 2)
 
 
 def test_the_same_however_often_asked():

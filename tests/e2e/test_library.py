@@ -1,0 +1,49 @@
+"""README's examples of the library, run as they are written."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import mlxone
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+def examples() -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", README.read_text(encoding="utf-8"), re.M | re.S)
+
+
+@pytest.mark.usefixtures("starter_home")
+def test_the_examples_of_the_readme(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    # Greedy or seeded, they say the same every time; only how long it may take is cut here.
+    monkeypatch.setitem(mlxone.generate.__kwdefaults__, "max_tokens", 24)
+    code = examples()
+    assert len(code) == 3
+    names: dict[str, Any] = {}
+    printed = []
+    for at, example in enumerate(code):
+        exec(compile(example, f"README.md, example {at + 1}", "exec"), names)
+        printed.append(capsys.readouterr().out)
+    assert "Paris" in printed[0]
+    *tokens, last = printed[1].splitlines()
+    assert len(tokens) == names["generation"].stats.generated_tokens > 2
+    assert all("TopLogprob" in line for line in tokens)
+    assert last.startswith(f"{names['generation'].stats.prompt_tokens} ")
+    ids = names["model"].tokenizer.encode("The capital of France is")
+    assert names["logits"].shape == (len(ids), names["model"].vocab_size)
+    assert names["state"].offset == len(ids)
+    assert "Paris" in names["model"].tokenizer.decode([int(names["logits"][-1].argmax().item())])
+
+
+def test_a_type_for_every_public_name():
+    """What the examples and their readers import is there, and `dir` tells of it."""
+    assert set(mlxone.__all__) == set(dir(mlxone))
+    for name in mlxone.__all__:
+        assert getattr(mlxone, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        mlxone.nothing  # noqa: B018
+    assert (Path(mlxone.__file__).parent / "py.typed").is_file()
