@@ -10,7 +10,12 @@ BACKEND ?= $(shell [ "$$(uname -s)" = Linux ] || { echo none; exit; }; \
 	nvidia-smi -L >/dev/null 2>&1 && echo cuda || echo cpu)
 BACKEND := $(BACKEND)
 PROMPT  ?= Name the capital of France.
+override PROMPT := $(value PROMPT)
 export PROMPT
+
+ifeq ($(filter $(BACKEND),cpu cuda none),)
+$(error BACKEND is '$(BACKEND)': it may be cpu, cuda or none)
+endif
 
 VENV    := .venv
 BIN     := $(VENV)/bin
@@ -18,8 +23,10 @@ PIP     := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input
 COMMA   := ,
 EXTRA   := $(filter-out none,$(BACKEND))
 # Stamps: what is installed, and for which backend.
-APP     := $(VENV)/.installed-$(BACKEND)
-TESTS   := $(VENV)/.installed-$(BACKEND)-test
+# A venv holds absolute paths, so a clone that was moved needs a new one.
+PLACE   := $(shell pwd | cksum | cut -d ' ' -f 1)
+APP     := $(VENV)/.installed-$(BACKEND)-$(PLACE)
+TESTS   := $(APP)-test
 PARTS   := $(wildcard mlxone tests tools bench)
 
 .DEFAULT_GOAL := help
@@ -30,7 +37,7 @@ help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: starter ## Set up if needed and let the starter model answer PROMPT
-	@$(BIN)/mlxone run --prompt "$$PROMPT"
+	@$(BIN)/mlxone run --max-tokens 500 --prompt "$$PROMPT"
 
 test: $(TESTS) lint starter ## Set up if needed; lint, types, tests (no network once set up)
 	@$(BIN)/python -m pytest -n 2 --dist loadscope -q --ignore tests/parity
@@ -49,7 +56,7 @@ parity: $(TESTS) starter ## The long proof that logits equal mlx-lm's
 	@MLXONE_CPU=native $(BIN)/python -m pytest tests/parity -q -m "long or not long"
 
 fuzz: $(TESTS) starter ## Damaged files and random requests, at length
-	@$(BIN)/python -m pytest tests -n 2 -q -m "long or not long" -k fuzz --hypothesis-profile=fuzz
+	@$(BIN)/python -m pytest tests -n 2 -q -m "long or hypothesis" --ignore tests/parity --hypothesis-profile=fuzz
 
 bench: $(TESTS) starter ## Side by side with mlx-lm, as in docs/benchmarks.md
 	@$(BIN)/python -m bench
@@ -73,11 +80,12 @@ clean: ## Remove .venv, dist and caches; models stay
 $(APP): pyproject.toml constraints.txt
 	@$(or $(PYTHON),false) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 		echo "mlxone needs Python 3.11 or later: install one, or name it with make PYTHON=…"; exit 1; }
-	@$(PIP) --version >/dev/null 2>&1 && [ -z "$$(ls $(VENV)/.installed-* 2>/dev/null | grep -v -- '-$(BACKEND)')" ] || { \
+	@$(PIP) --version >/dev/null 2>&1 && [ -z "$$(ls $(VENV)/.installed-* 2>/dev/null | grep -v -- '-$(BACKEND)-$(PLACE)')" ] || { \
 		echo "making $(VENV) with $$($(PYTHON) --version)"; rm -rf $(VENV); \
 		$(PYTHON) -m venv $(VENV) >/dev/null 2>&1 || { \
 			$(PYTHON) -m venv --clear --without-pip $(VENV) && \
 			$(PYTHON) -m pip -qq --python $(BIN)/python install pip; }; }
+	@touch $(VENV)/.installed-begun-$(BACKEND)-$(PLACE)
 	@echo "installing mlxone$(if $(EXTRA), for $(EXTRA)) into $(VENV)"
 	@$(PIP) install -c constraints.txt hatchling editables
 	@$(PIP) install -c constraints.txt --no-build-isolation -e '.$(if $(EXTRA),[$(EXTRA)])'

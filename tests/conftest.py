@@ -51,8 +51,12 @@ def _throw_away(home: Path) -> dict[str, str]:
 
 def _is_personal(name: str) -> bool:
     """Variables that would let a developer's own settings decide a test."""
-    prefixes = ("MLXONE_", "HF_", "HUGGING", "TRANSFORMERS_", "XDG_")
-    return name.startswith(prefixes) or name in ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES")
+    prefixes = ("MLXONE_", "HF_", "HUGGING", "TRANSFORMERS_", "XDG_", "SSL_CERT_", "REQUESTS_CA")
+    return (
+        name.startswith(prefixes)
+        or name.upper().endswith("_PROXY")
+        or name in ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES")
+    )
 
 
 def _isolate(home: Path) -> None:

@@ -13,10 +13,10 @@ def load_config() -> dict[str, Any]:
     """The file as it stands; no file is an empty one."""
     path = places.config_file()
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         return {}
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+    except (ValueError, RecursionError) as e:  # TOMLDecodeError and UnicodeDecodeError among them
         raise UsageError(f"{path}: {e}", hint="correct the file, or remove it") from e
     except OSError as e:
         raise StorageError(f"{path}: cannot be read: {e.strerror or e}") from e

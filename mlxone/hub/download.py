@@ -11,7 +11,6 @@ import hashlib
 import logging
 import os
 import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -185,9 +184,14 @@ def _point(ref: Path, commit: str) -> None:
     if ref.name == commit:
         return
     ref.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=ref.parent, prefix=".ref-", delete=False) as file:
-        file.write(commit)
-    os.replace(file.name, ref)
+    beside = ref.with_name(
+        f".{ref.name}-{os.getpid()}"
+    )  # with the user's own mode: others may read the cache
+    try:
+        beside.write_text(commit, encoding="ascii")
+        beside.replace(ref)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 class _Counter:

@@ -62,6 +62,8 @@ def default_model() -> str:
 def repo_for(query: str) -> str | None:
     """The repo that would be downloaded for a model that is not here: its id, or a short name's."""
     query = query.strip()
+    if query == STARTER:
+        return starter.REPO
     return repo_of(query) or (query if REPO_ID.fullmatch(query) and not _is_plainly_a_path(query) else None)
 
 
@@ -96,6 +98,8 @@ def _on_disk(query: str) -> Found | None:
     held = snapshots.on_disk()
     short = repo_of(query)
     exact = next((name for name in (query, short) if name in held), None)
+    if short and not exact:  # another size of the same family is not what was asked for
+        return None
     candidates = [exact] if exact else match(query, held)
     if len(candidates) > 1:
         raise AmbiguousModel(

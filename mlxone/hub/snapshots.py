@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -25,6 +26,19 @@ def is_model(folder: Path) -> bool:
     return os.path.isfile(folder / "config.json")
 
 
+def is_whole(folder: Path) -> bool:
+    """A model whose weights are all there, by name: what other tools leave may be its config alone."""
+    if not is_model(folder):
+        return False
+    try:
+        index = json.loads((folder / "model.safetensors.index.json").read_bytes())
+        return all((folder / name).is_file() for name in set(index["weight_map"].values()))
+    except FileNotFoundError:
+        return any(path.is_file() for path in folder.glob("*.safetensors"))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return False
+
+
 def hugging_face() -> Iterator[Snapshot]:
     for folder in _listed(places.hf_cache()):
         if folder.name.startswith(PREFIX) and (path := _canonical(folder)):
@@ -33,7 +47,7 @@ def hugging_face() -> Iterator[Snapshot]:
 
 def starter() -> Iterator[Snapshot]:
     """The starter answers to the name of what it was made from: `SmolLM2` finds it."""
-    if is_model(places.starter_folder()):
+    if is_whole(places.starter_folder()):
         yield Snapshot(STARTER_REPO, places.starter_folder())
 
 
@@ -55,13 +69,13 @@ def snapshot_of(repo: str, revision: str | None = None) -> Path | None:
     if revision is None:
         return _canonical(folder)
     commit = _ref(folder, revision) or revision
-    candidates = [p for p in _listed(folder / "snapshots") if p.name.startswith(commit) and is_model(p)]
+    candidates = [p for p in _listed(folder / "snapshots") if p.name.startswith(commit) and is_whole(p)]
     return candidates[0] if len(candidates) == 1 and len(commit) >= 7 else None
 
 
 def _canonical(folder: Path) -> Path | None:
     """What `main` points to; where that is not on disk, the snapshot that came last."""
-    snapshots = [p for p in _listed(folder / "snapshots") if is_model(p)]
+    snapshots = [p for p in _listed(folder / "snapshots") if is_whole(p)]
     main = _ref(folder, "main")
     return max(snapshots, key=lambda p: (p.name == main, p.stat().st_mtime), default=None)
 

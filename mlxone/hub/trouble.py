@@ -16,7 +16,12 @@ _LOGIN = "log in with `hf auth login`, or set HF_TOKEN"
 @contextmanager
 def explained(repo: str, revision: str | None) -> Iterator[None]:
     """Around every call of the Hub client: its exceptions come out as ours."""
-    from huggingface_hub import errors
+    try:
+        from huggingface_hub import errors
+    except (ValueError, ImportError) as e:  # it reads HF_ENDPOINT and its like when it is imported
+        raise UsageError(
+            f"the Hub's client cannot start: {_first_line(e)}", hint="check the HF_* variables"
+        ) from e
 
     # The base of all that the client's HTTP library raises; the name is stable, the library is not.
     http_error: type[Exception] = errors.HTTPError  # type: ignore[attr-defined]
@@ -26,6 +31,11 @@ def explained(repo: str, revision: str | None) -> Iterator[None]:
         raise
     except errors.HFValidationError as e:
         raise UsageError(f"{repo!r} is not a repo id", hint="it looks like ORG/REPO") from e
+    except (ValueError, ImportError) as e:  # a proxy, token or address that cannot be used
+        raise HubError(
+            f"the Hub cannot be asked: {_first_line(e)}",
+            hint="check HF_TOKEN, HF_ENDPOINT and the proxy variables",
+        ) from e
     except (OSError, http_error, errors.XetDownloadError, errors.EntryNotFoundError) as e:
         raise _explain(_cause(e), repo, revision) from e
 

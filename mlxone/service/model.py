@@ -68,7 +68,8 @@ class Model:
             if ids.ndim not in (1, 2) or not mx.issubdtype(ids.dtype, mx.integer):
                 raise UsageError(f"ids are whole numbers [L] or [B, L], not {ids.dtype} {list(ids.shape)}")
             # MLX reads past the end of a table without a word.
-            rows = mx.clip(ids if ids.ndim == 2 else ids[None], 0, self.vocab_size - 1)
+            wide = ids.astype(mx.int64)  # a byte cannot be compared with a large vocabulary's last id
+            rows = mx.clip(wide if ids.ndim == 2 else wide[None], 0, self.vocab_size - 1)
         else:
             ids = listed("ids", ids)
             check_ids(ids, self.vocab_size)

@@ -7,6 +7,7 @@ broken one is no obstacle to someone who does not use it. Jinja is not imported 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,7 +53,7 @@ class ChatTemplate:
 
     @classmethod
     def from_file(cls, path: str | Path, tokenizer: Tokenizer) -> ChatTemplate:
-        if not Path(path).is_file():
+        if not os.path.exists(path) or os.path.isdir(path):  # a pipe is as good as a file
             raise UsageError(f"no chat template at {path}", hint="name a file that holds a Jinja template")
         return cls._with_tokens(_read(Path(path)), tokenizer, name=str(path))
 

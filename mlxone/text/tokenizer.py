@@ -124,12 +124,18 @@ def _declare(library: Library, config: Mapping[str, Any], named: Mapping[str, st
     One that would get another id than the declared one is left out: the model has no row for it.
     """
     added = library.get_added_tokens_decoder()
+    size = library.get_vocab_size(with_added_tokens=True)
+    wanted = []
     for id, token in sorted(_declared_tokens(config), key=itemgetter(0)):
+        if added.get(id) == token:
+            continue
         there = library.token_to_id(token.content)
-        free = there is None and library.get_vocab_size(with_added_tokens=True) == id
+        free = there is None and size == id
         silenced = id in added and added[id].special and not token.special  # the library cannot undo that
         if (there == id or free) and not silenced:
-            library.add_tokens([token])
+            wanted.append(token)
+            size += free
+    library.add_tokens(wanted)  # together: the library rebuilds its search at each call
     special = {token.content for token in library.get_added_tokens_decoder().values() if token.special}
     for text in named.values():
         if text not in special and library.token_to_id(text) is not None:

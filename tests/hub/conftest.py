@@ -26,13 +26,22 @@ def fake_hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
 def cached() -> Callable[..., Path]:
     """Puts a repo into the cache of this test, as the Hub's client would lay it out."""
 
-    def put(repo: str, commit: str = "c" * 40, *, main: str | None = None, config: bool = True) -> Path:
+    def put(
+        repo: str,
+        commit: str = "c" * 40,
+        *,
+        main: str | None = None,
+        config: bool = True,
+        weights: bool = True,
+    ) -> Path:
         folder = places.hf_cache() / ("models--" + repo.replace("/", "--"))
         snapshot = folder / "snapshots" / commit
         snapshot.mkdir(parents=True)
         (snapshot / "tokenizer.json").write_text("{}")
         if config:
             (snapshot / "config.json").write_text("{}")
+        if weights:
+            (snapshot / "model.safetensors").write_bytes(b"")
         if main is not None:
             (folder / "refs").mkdir(exist_ok=True)
             (folder / "refs" / "main").write_text(main)

@@ -35,7 +35,7 @@ FILES = {
     "tokenizer.model": b"sp",
     "model-00001-of-00002.safetensors": WEIGHTS,
     "model-00002-of-00002.safetensors": WEIGHTS[::-1],
-    "model.safetensors.index.json": b"{}",
+    "model.safetensors.index.json": b'{"weight_map": {"a": "model-00001-of-00002.safetensors"}}',
     "consolidated.safetensors": WEIGHTS,
     "pytorch_model.bin": WEIGHTS,
     "original/params.json": b"{}",

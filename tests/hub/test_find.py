@@ -26,6 +26,7 @@ Cached = Callable[..., Path]
 def folder(path: Path) -> Path:
     path.mkdir(parents=True)
     (path / "config.json").write_text("{}")
+    (path / "model.safetensors").write_bytes(b"")
     return path
 
 
@@ -272,5 +273,41 @@ def test_starter_is_found_by_its_name(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_the_starter_answers_to_its_models_name(home: Path):
     model = folder(places.starter_folder())
     assert find("SmolLM2").path == model
-    assert find("starter" if starter.is_whole(model) else starter.REPO).path == model
+    assert find(starter.REPO).path == model
+    for name in starter.REQUIRED:
+        (model / name).touch()
+    starter.write_manifest(model, "test")
+    assert find("starter").path == model
     assert looks_like_model("SmolLM2")
+
+
+def test_a_config_alone_is_no_model_and_hides_no_whole_one(cached: Cached):
+    """What `AutoConfig.from_pretrained` and broken-off downloads leave behind."""
+    whole = cached("org/model", "a" * 40)
+    cached("org/model", "b" * 40, main="b" * 40, weights=False)
+    assert find("org/model").path == whole
+    cached("org/other", weights=False)
+    with pytest.raises(ModelNotFound, match="mlxone get org/other"):
+        find("org/other")
+
+
+def test_every_shard_of_the_index_must_be_there(cached: Cached):
+    model = cached("org/model", weights=False)
+    index = model / "model.safetensors.index.json"
+    index.write_text('{"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}')
+    (model / "model-1.safetensors").touch()
+    with pytest.raises(ModelNotFound):
+        find("org/model")
+    (model / "model-2.safetensors").touch()
+    assert find("org/model").path == model
+    index.write_text("[")
+    with pytest.raises(ModelNotFound):
+        find("org/model")
+
+
+def test_a_short_name_is_never_another_model(cached: Cached):
+    cached("mlx-community/Qwen3-0.6B-4bit")
+    with pytest.raises(ModelNotFound, match="mlxone get mlx-community/Qwen3-4B-4bit"):
+        find("qwen3")
+    assert find("qwen3:0.6b").repo == "mlx-community/Qwen3-0.6B-4bit"
+    assert repo_for("starter") == starter.REPO
