@@ -79,9 +79,7 @@ class Row:
         if self.let_go:
             return
         in_flight, self.in_flight = self.in_flight, None
-        if all(
-            layer.offset <= len(self.fed) for layer in self.state.layers
-        ):  # less, where its owner trimmed it
+        if all(layer.offset <= len(self.fed) for layer in self.state.layers):  # less: its owner trimmed it
             return
         if self.state.rewind(len(self.fed)):
             return
