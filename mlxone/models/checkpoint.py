@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from mlxone.backend.arrays import mx
 from mlxone.core.errors import DamagedModel, UnsupportedModel
-from mlxone.models.config import read_json
-from mlxone.models.safetensors import LOADABLE, TensorInfo, damaged, read_header
+from mlxone.formats.safetensors import LOADABLE, TensorInfo, damaged, read_header
+from mlxone.formats.shards import shard_paths
 
 
 class Checkpoint:
@@ -67,28 +66,3 @@ class Checkpoint:
 
     def names(self) -> list[str]:
         return list(self._infos)
-
-
-def shard_paths(folder: Path) -> list[Path]:
-    index = folder / "model.safetensors.index.json"
-    if index.exists():
-        return _indexed(folder, index)
-    paths = sorted(folder.glob("model*.safetensors"))
-    if not paths:
-        raise DamagedModel(f"{folder} holds no model*.safetensors", hint="download the model again")
-    return paths
-
-
-def _indexed(folder: Path, index: Path) -> list[Path]:
-    files = read_json(index).get("weight_map")
-    if not isinstance(files, dict) or not all(isinstance(f, str) for f in files.values()):
-        raise DamagedModel(f"{index} has no weight_map")
-    names = sorted(set(files.values()))
-    for name in names:
-        if Path(name).name != name:
-            raise DamagedModel(f"{index} names a file outside its folder: {name[:80]!r}")
-        if not os.path.exists(folder / name):  # Path's own raises for a name that is too long
-            raise DamagedModel(
-                f"{index} names {name[:80]!r}, which is missing", hint="download the model again"
-            )
-    return [folder / name for name in names]

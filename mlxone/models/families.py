@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mlxone.core.errors import DamagedModel, UnsupportedModel
-from mlxone.models.config import Config
+from mlxone.formats.config import Config
 from mlxone.models.spec import AttentionKind, DecoderSpec, LayerSpec, RopeSpec
 
 

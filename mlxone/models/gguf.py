@@ -17,9 +17,9 @@ from typing import Any, cast
 
 from mlxone.backend.arrays import mx
 from mlxone.core.errors import DamagedModel, StorageError, UnsupportedModel
+from mlxone.formats.gguf import Header, check_header, shown
 from mlxone.models import gguf_tokenizer
 from mlxone.models.gguf_config import Sizes, config_json, generation_config_json, read_sizes
-from mlxone.models.gguf_header import Header, check_header, shown
 from mlxone.models.gguf_weights import rename
 
 ARCHITECTURES = ("llama",)

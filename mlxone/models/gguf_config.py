@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlxone.core.errors import DamagedModel, UnsupportedModel
-from mlxone.models.gguf_header import Header, shown
+from mlxone.formats.gguf import Header, shown
 from mlxone.models.gguf_tokenizer import Vocabulary
 
 GROUP = 32  # every GGUF block that MLX keeps packed holds 32 weights

@@ -10,8 +10,9 @@ from pathlib import Path
 from mlxone.backend import cpu
 from mlxone.backend.arrays import mx, on_cpu, on_stream
 from mlxone.core.errors import DamagedModel
+from mlxone.formats.config import Config
+from mlxone.formats.safetensors import FLOATS
 from mlxone.models.checkpoint import Checkpoint
-from mlxone.models.config import Config
 from mlxone.models.decoder import Attention, Block, Decoder, FeedForward, Gate, silu_gate
 from mlxone.models.families import spec_of
 from mlxone.models.layers import (
@@ -27,7 +28,6 @@ from mlxone.models.layers import (
 )
 from mlxone.models.quantization import Packing, Quantization
 from mlxone.models.rope import make_rope
-from mlxone.models.safetensors import FLOATS
 from mlxone.models.spec import DecoderSpec
 
 # Tensors that some checkpoints carry and no decoder needs: they follow from the config.

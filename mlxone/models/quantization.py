@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlxone.core.errors import DamagedModel, UnsupportedModel
+from mlxone.formats.config import Config
+from mlxone.formats.safetensors import FLOATS
 from mlxone.models.checkpoint import Checkpoint
-from mlxone.models.config import Config
-from mlxone.models.safetensors import FLOATS
 
 # Modes other than affine allow one group size and one width each, and have no biases.
 FIXED_MODES = {"mxfp4": (32, 4), "mxfp8": (32, 8), "nvfp4": (16, 4)}

@@ -11,7 +11,7 @@ from typing import Any
 
 from mlxone.backend.arrays import mx
 from mlxone.core.errors import DamagedModel, UnsupportedModel
-from mlxone.models.config import is_number
+from mlxone.formats.config import is_number
 from mlxone.models.spec import RopeSpec
 
 Rope = Callable[[mx.array, Any], mx.array]  # (x [B, heads, L, dim], position of the first token)

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from mlxone.core.errors import DamagedModel
+from mlxone.formats.config import Config, read_json
 from mlxone.hub.find import default_model, find
-from mlxone.models.config import Config, read_json
 from mlxone.models.loading import load_decoder
 from mlxone.service.model import Model
 from mlxone.text.template import ChatTemplate

@@ -14,14 +14,16 @@ from tests.laws.walker import PACKAGE, ROOT, Import, computed_imports, imports, 
 
 ARROWS: dict[str, set[str]] = {
     "core": set(),
+    "formats": {"core"},
     "backend": {"core"},
     "kv": {"core", "backend"},
-    "models": {"kv", "core", "backend"},
-    "engine": {"models", "kv", "core", "backend"},
+    "models": {"kv", "formats", "core", "backend"},
+    "engine": {"models", "kv", "formats", "core", "backend"},
     "text": {"core"},
-    "hub": {"core"},
-    "service": {"core", "backend", "kv", "models", "engine", "text", "hub"},
-    "cli": {"core", "backend", "kv", "models", "engine", "text", "hub", "service"},
+    "fitting": {"core", "backend"},
+    "hub": {"formats", "core"},
+    "service": {"core", "formats", "backend", "kv", "models", "engine", "text", "fitting", "hub"},
+    "cli": {"core", "formats", "backend", "kv", "models", "engine", "text", "fitting", "hub", "service"},
 }
 # The files beside the rooms: the public names (`__init__`) and `python -m mlxone` (`__main__`).
 FRONT_DOOR = {"mlxone/__init__.py": {"core", "service"}, "mlxone/__main__.py": {"cli"}}

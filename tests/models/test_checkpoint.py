@@ -10,7 +10,8 @@ import pytest
 
 from mlxone.backend.arrays import mx
 from mlxone.core.errors import DamagedModel, UnsupportedModel
-from mlxone.models.checkpoint import Checkpoint, shard_paths
+from mlxone.formats.shards import shard_paths
+from mlxone.models.checkpoint import Checkpoint
 from tests.models.checkpoints import entries, refused, write_safetensors
 
 INDEX = "model.safetensors.index.json"

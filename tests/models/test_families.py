@@ -9,7 +9,7 @@ import pytest
 
 from mlxone.backend.arrays import mx, on_stream
 from mlxone.core.errors import DamagedModel, MlxoneError, UnsupportedModel
-from mlxone.models.config import Config
+from mlxone.formats.config import Config
 from mlxone.models.families import BY_MODEL_TYPE, FAMILIES, MAX_LAYERS, spec_of
 from mlxone.models.rope import make_rope
 from mlxone.models.spec import DecoderSpec, RopeSpec

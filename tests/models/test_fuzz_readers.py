@@ -22,8 +22,8 @@ from hypothesis import strategies as st
 
 from mlxone.backend.arrays import on_cpu
 from mlxone.core.errors import DamagedModel, MlxoneError
-from mlxone.models.config import read_json
-from mlxone.models.safetensors import ITEM_BYTES, TensorInfo, read_header
+from mlxone.formats.config import read_json
+from mlxone.formats.safetensors import ITEM_BYTES, TensorInfo, read_header
 from mlxone.service.defaults import sampling_for
 from mlxone.service.loading import load
 from mlxone.text.tokenizer import Tokenizer

@@ -18,8 +18,8 @@ import pytest
 from mlxone.backend import cpu
 from mlxone.backend.arrays import mx, on_cpu
 from mlxone.core.errors import DamagedModel, UnsupportedModel
+from mlxone.formats.config import Config
 from mlxone.models.checkpoint import Checkpoint
-from mlxone.models.config import Config
 from mlxone.models.loading import load_decoder, wide_bytes
 from tests.models.checkpoints import (
     LLAMA,

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from mlxone.core.errors import DamagedModel, UnsupportedModel
+from mlxone.formats.config import Config
 from mlxone.models.checkpoint import Checkpoint
-from mlxone.models.config import Config
 from mlxone.models.quantization import Packing, Quantization
 from tests.models.checkpoints import BYTES_OF, refused, write_safetensors
 

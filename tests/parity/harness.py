@@ -14,7 +14,7 @@ from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.utils import load_model as mlx_lm_load
 
 from mlxone.backend.arrays import mx, on_stream
-from mlxone.models.config import Config
+from mlxone.formats.config import Config
 from mlxone.models.decoder import Decoder
 from mlxone.models.loading import load_decoder
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from mlxone.core.errors import DamagedModel, StorageError, UnsupportedModel
-from mlxone.models import safetensors as module
-from mlxone.models.safetensors import TensorInfo, read_header
+from mlxone.formats import safetensors as module
+from mlxone.formats.safetensors import TensorInfo, read_header
 from tests.models.checkpoints import entries, refused, write_safetensors
 
 GOOD = entries({"a": (2, 3), "b": (4,), "scalar": ()})

@@ -56,6 +56,11 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
         raise DamagedModel(f"{path} is missing", hint="download the model again") from None
     except OSError as error:
         raise StorageError(f"{path} cannot be read: {error.strerror or error}") from None
+    return parse_header(raw, path, data_bytes=size - 8 - length)
+
+
+def parse_header(raw: bytes, path: Path, *, data_bytes: int) -> dict[str, TensorInfo]:
+    """The JSON between the length and the data; `data_bytes` is all that the file has behind it."""
     try:
         header = json.loads(raw.decode())  # from bytes it would take UTF-16 as well
     except (ValueError, RecursionError):
@@ -64,7 +69,7 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
         raise damaged(path, "its header is not a JSON object")
     header.pop("__metadata__", None)
     infos = {name: _tensor(path, name, entry) for name, entry in header.items()}
-    _check_layout(path, infos, data_bytes=size - 8 - length)
+    _check_layout(path, infos, data_bytes)
     return infos
 
 

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from mlxone.backend.arrays import mx
 from mlxone.core.errors import DamagedModel, MlxoneError, StorageError, UnsupportedModel
-from mlxone.models import gguf_header
-from mlxone.models.gguf_header import Header, TensorInfo, check_header
+from mlxone.formats import gguf as gguf_header
+from mlxone.formats.gguf import Header, TensorInfo, check_header
 from tests.models import gguf_files as g
 
 METADATA: dict[str, tuple[str, Any]] = {
@@ -289,7 +289,7 @@ import random, sys
 from pathlib import Path
 from mlxone.backend.arrays import mx
 from mlxone.core.errors import MlxoneError
-from mlxone.models.gguf_header import check_header
+from mlxone.formats.gguf import check_header
 good, place, passed = Path(sys.argv[1]).read_bytes(), Path(sys.argv[2]), 0
 chance = random.Random(7)
 for _ in range(3000):

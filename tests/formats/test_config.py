@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from mlxone.core.errors import DamagedModel, StorageError
-from mlxone.models import config as module
-from mlxone.models.config import Config, nested_deeper, read_json
+from mlxone.formats import config as module
+from mlxone.formats.config import Config, nested_deeper, read_json
 from tests.models.checkpoints import refused
 
 NOT_NUMBERS: list[Any] = [True, False, "4", [4], {"a": 4}, math.nan, math.inf, -math.inf, 10**400, 1e39]

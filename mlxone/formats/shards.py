@@ -1,0 +1,34 @@
+"""Which safetensors files a model folder's weights are in."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from mlxone.core.errors import DamagedModel
+from mlxone.formats.config import read_json
+
+
+def shard_paths(folder: Path) -> list[Path]:
+    index = folder / "model.safetensors.index.json"
+    if index.exists():
+        return _indexed(folder, index)
+    paths = sorted(folder.glob("model*.safetensors"))
+    if not paths:
+        raise DamagedModel(f"{folder} holds no model*.safetensors", hint="download the model again")
+    return paths
+
+
+def _indexed(folder: Path, index: Path) -> list[Path]:
+    files = read_json(index).get("weight_map")
+    if not isinstance(files, dict) or not all(isinstance(f, str) for f in files.values()):
+        raise DamagedModel(f"{index} has no weight_map")
+    names = sorted(set(files.values()))
+    for name in names:
+        if Path(name).name != name:
+            raise DamagedModel(f"{index} names a file outside its folder: {name[:80]!r}")
+        if not os.path.exists(folder / name):  # Path's own raises for a name that is too long
+            raise DamagedModel(
+                f"{index} names {name[:80]!r}, which is missing", hint="download the model again"
+            )
+    return [folder / name for name in names]
