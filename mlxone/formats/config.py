@@ -22,23 +22,41 @@ _SPECIAL_FLOATS = {"Infinity": math.inf, "-Infinity": -math.inf, "NaN": math.nan
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file, or one line about what is wrong with it."""
+    value = _read_value(path)
+    if not isinstance(value, dict):
+        raise DamagedModel(f"{path} does not hold a JSON object")
+    return value
+
+
+def read_json_list(path: Path) -> list[Any]:
+    value = _read_value(path)
+    if not isinstance(value, list):
+        raise DamagedModel(f"{path} does not hold a JSON list")
+    return value
+
+
+def _read_value(path: Path) -> Any:
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
             raise DamagedModel(f"{path} is not a file")
         if status.st_size > MAX_CONFIG_BYTES:
             raise DamagedModel(f"{path} is larger than {MAX_CONFIG_BYTES >> 20} MiB")
-        value = json.loads(path.read_bytes(), object_hook=_untag)
+        content = path.read_bytes()
     except FileNotFoundError:
         raise DamagedModel(f"{path} is missing", hint="download the model again") from None
     except OSError as error:
         raise StorageError(f"{path} cannot be read: {error.strerror or error}") from None
+    return parse_json(content, str(path))
+
+
+def parse_json(content: bytes, source: str) -> Any:
+    try:
+        value = json.loads(content, object_hook=_untag)
     except (ValueError, RecursionError) as error:
-        raise DamagedModel(f"{path} is not valid JSON: {str(error)[:120]}") from None
-    if not isinstance(value, dict):
-        raise DamagedModel(f"{path} does not hold a JSON object")
+        raise DamagedModel(f"{source} is not valid JSON: {str(error)[:120]}") from None
     if nested_deeper(value, MAX_DEPTH):
-        raise DamagedModel(f"{path} is nested more than {MAX_DEPTH} levels deep")
+        raise DamagedModel(f"{source} is nested more than {MAX_DEPTH} levels deep")
     return value
 
 

@@ -1,0 +1,198 @@
+"""A model folder or a GGUF file -> plain numbers about it. Configs and headers only, no tensor's bytes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlxone.core.errors import DamagedModel
+from mlxone.core.facts import ModelFacts
+from mlxone.formats.config import Config, read_json_list
+from mlxone.formats.safetensors import FLOATS, ITEM_BYTES, TensorInfo, read_header
+from mlxone.formats.shards import shard_paths
+from mlxone.hub.layers import global_head_dim, head_dim, layers_of
+
+# Towers and heads that a text answer does not need, by the first name in a tensor's path.
+SIDECAR = re.compile(
+    r"^(model\.)?(vision\w*|visual|audio\w*|embed_vision|embed_audio|multi_modal_projector|mm_\w+|mtp)\."
+    r"|^(model\.|language_model\.)*mtp\."
+)
+EXPERTS = re.compile(r"\.(experts|switch_mlp|switch_glu)\.")
+LOOKUP = re.compile(r"(^|\.)(embed_tokens_per_layer|embed_tokens)\.")
+# What published configs of a family leave out.
+DEFAULTS: Mapping[str, Mapping[str, Any]] = {
+    "gemma3_text": {
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "head_dim": 256,
+        "vocab_size": 262_208,
+    },
+}
+GROUPS = (64, 32, 128, 16)
+BITS = (2, 3, 4, 5, 6, 8)
+
+
+def read_facts(folder: Path, config: Config) -> ModelFacts:
+    """Of a folder with a config.json, whose every header is read and checked."""
+    tensors = [info for path in shard_paths(folder) for info in read_header(path).values()]
+    kv_config = folder / "kv_config.json"
+    return facts_of(config, tensors, read_kv_config(kv_config) if kv_config.is_file() else {})
+
+
+def facts_of(
+    config: Config, tensors: Iterable[TensorInfo], kv_bits: Mapping[int, tuple[int, int]]
+) -> ModelFacts:
+    """From what a config and all headers say, wherever they were read."""
+    weights = Weights.of(config, list(tensors))
+    text = text_config(config)
+    experts, chosen = _experts(text)
+    return ModelFacts(
+        model_type=str(config.get("model_type")),
+        layers=layers_of(text, weights.float_bytes, kv_bits),
+        hidden_size=text.count("hidden_size"),
+        intermediate_size=_widest(text, chosen),
+        heads=text.count("num_attention_heads"),
+        head_dim=max(head_dim(text), global_head_dim(text)),
+        vocab_size=text.count("vocab_size"),
+        experts=experts,
+        experts_per_token=chosen,
+        window=text.count("sliding_window") if text.get("sliding_window") else None,
+        context_length=text.count("max_position_embeddings") if "max_position_embeddings" in text else None,
+        **weights.fields(),
+    )
+
+
+def text_config(config: Config) -> Config:
+    """The language model's part, where a config describes several models."""
+    nested = config.section("text_config")
+    if nested:
+        name = nested.get("model_type", config.get("model_type"))
+        config = Config({**nested, "model_type": name}, source=f"{config.source}: text_config")
+    return config.with_defaults(DEFAULTS.get(str(config.get("model_type")), {}))
+
+
+def read_kv_config(path: Path) -> dict[int, tuple[int, int]]:
+    """Layer -> (bits, group size), as mlx-optiq writes it beside a model."""
+    layers = read_json_list(path)
+    try:
+        return {int(row["layer_idx"]): (int(row["bits"]), int(row.get("group_size", 64))) for row in layers}
+    except (TypeError, KeyError, ValueError, AttributeError):
+        raise DamagedModel(f"{path} is not a list of layer_idx, bits and group_size") from None
+
+
+def _experts(text: Config) -> tuple[int, int]:
+    names = ("num_experts", "num_local_experts", "n_routed_experts")
+    count = next((text.count(n) for n in names if text.get(n)), 0)
+    chosen = next((text.count(n) for n in ("num_experts_per_tok", "top_k_experts") if text.get(n)), 0)
+    return count, min(chosen, count)
+
+
+def _widest(text: Config, chosen: int) -> int:
+    """The widest a feed-forward layer becomes for one token, all its chosen experts counted."""
+    dense = text.count("intermediate_size") if text.get("intermediate_size") else 0
+    if text.get("use_double_wide_mlp") and text.get("num_kv_shared_layers"):
+        dense *= 2
+    each = text.count("moe_intermediate_size") if text.get("moe_intermediate_size") else 0
+    if not each:
+        return max(dense * chosen, dense) if chosen else dense
+    shared = text.get("shared_expert_intermediate_size")
+    beside = shared if type(shared) is int else 0
+    return max(dense, each * chosen + beside)
+
+
+@dataclass(slots=True)
+class Weights:
+    """Sums over the tensors of the language model."""
+
+    parameters: int = 0
+    packed_parameters: int = 0
+    packed_bits: int = 0  # bits x parameters, of what is packed
+    unpackable: int = 0
+    stored: int = 0
+    scales: int = 0
+    lookup: int = 0
+    experts: int = 0
+    sidecar: int = 0
+    float_bytes: int = 2
+    group_size: int | None = None
+    mode: str | None = None
+
+    @classmethod
+    def of(cls, config: Config, tensors: list[TensorInfo]) -> Weights:
+        found = cls()
+        language = [t for t in tensors if not SIDECAR.search(t.name)]
+        by_name = {t.name: t for t in language}
+        tied = not any(name.endswith("lm_head.weight") for name in by_name)
+        for tensor in language:
+            found.add(tensor, _packed_bits(config, tensor, by_name), tied=tied)
+        found.sidecar = sum(t.end - t.start for t in tensors) - found.stored
+        dtypes = [t.dtype for t in language if t.dtype in FLOATS]
+        found.float_bytes = ITEM_BYTES[max(set(dtypes), key=dtypes.count)] if dtypes else 2
+        if found.packed_parameters:
+            settings = config.section("quantization") or config.section("quantization_config")
+            group, mode = settings.get("group_size"), settings.get("mode")
+            found.group_size = group if type(group) is int else None
+            found.mode = mode if isinstance(mode, str) else "affine"
+        return found
+
+    def add(self, tensor: TensorInfo, packed: int | None, *, tied: bool) -> None:
+        size = tensor.end - tensor.start
+        self.stored += size
+        if EXPERTS.search(tensor.name):
+            self.experts += size
+        lookup = LOOKUP.search(tensor.name)
+        if lookup and (not tied or lookup[2] == "embed_tokens_per_layer"):
+            self.lookup += size
+        if packed is None:
+            self.parameters += tensor.size
+            matrix = tensor.name.endswith(".weight") and len(tensor.shape) == 2
+            self.unpackable += 0 if matrix or EXPERTS.search(tensor.name) else tensor.size
+        elif packed == 0:  # scales and biases are no parameters of the model
+            self.scales += size
+        else:
+            count = tensor.size * 32 // packed
+            self.parameters += count
+            self.packed_parameters += count
+            self.packed_bits += count * packed
+
+    def fields(self) -> dict[str, Any]:
+        bits = self.packed_bits / self.packed_parameters if self.packed_parameters else self.float_bytes * 8
+        return {
+            "parameters": self.parameters,
+            "language_bytes": self.stored,
+            "wide_bytes": self.parameters * 4,
+            "half_bytes": self.parameters * 2,
+            "unpackable_parameters": self.unpackable,
+            "float_bytes": self.float_bytes,
+            "packed_parameters": self.packed_parameters,
+            "scale_bytes": self.scales,
+            "lookup_bytes": self.lookup,
+            "expert_bytes": self.experts,
+            "sidecar_bytes": self.sidecar,
+            "bits": round(bits, 2),
+            "group_size": self.group_size,
+            "mode": self.mode,
+        }
+
+
+def _packed_bits(config: Config, tensor: TensorInfo, by_name: Mapping[str, TensorInfo]) -> int | None:
+    """Bits of a packed weight; 0 for what belongs to one; None for a plain tensor."""
+    base, _, part = tensor.name.rpartition(".")
+    scales = by_name.get(f"{base}.scales")
+    if scales is None:
+        return None
+    if part in ("scales", "biases"):
+        return 0
+    if tensor.dtype != "U32" or not tensor.shape or not scales.shape or not scales.shape[-1]:
+        return None
+    settings = config.section("quantization") or config.section("quantization_config")
+    stated = settings.get(base)
+    entry = {**settings, **stated} if isinstance(stated, dict) else settings
+    product = tensor.shape[-1] * 32 // scales.shape[-1]  # bits x group size, whatever the config says
+    for group in (entry.get("group_size"), *GROUPS):
+        if type(group) is int and group > 0 and product % group == 0 and product // group in BITS:
+            return product // group
+    return 4
