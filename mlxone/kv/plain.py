@@ -29,6 +29,9 @@ class PlainState:
         self.offset = end
         return self._filled(self.keys), self._filled(self.values)
 
+    def moves(self, length: int) -> bool:
+        return self.keys is not None and self.offset + length > self.keys.shape[2]
+
     attend = staticmethod(attention)
 
     def _reserve(self, keys: mx.array, values: mx.array, end: int) -> None:

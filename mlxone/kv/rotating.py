@@ -36,6 +36,12 @@ class RotatingState:
             return self._append_one(keys, values)
         return self._append_many(keys, values)
 
+    def moves(self, length: int) -> bool:
+        if self.keys is None:
+            return False
+        size = self.keys.shape[2]
+        return length > 1 or size > self.window or self.cursor == size < self.window
+
     attend = staticmethod(attention)
 
     def _append_many(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:

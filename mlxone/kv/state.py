@@ -23,6 +23,9 @@ class LayerState(Protocol):
     def append(self, keys: mx.array, values: mx.array) -> Any:
         """Takes in new tokens [B, heads, L, dim]; returns what `attend` needs of all that is held."""
 
+    def moves(self, length: int) -> bool:
+        """Whether taking in `length` more tokens copies what is held to another place."""
+
     def attend(self, queries: mx.array, held: Any, *, scale: float, mask: Mask) -> mx.array: ...
 
     def can_trim(self, count: int) -> bool: ...
@@ -61,6 +64,9 @@ class ModelState:
     @property
     def nbytes(self) -> int:
         return sum(layer.nbytes for layer in self.layers)
+
+    def moves(self, length: int) -> bool:
+        return any(layer.moves(length) for layer in self.layers)
 
     def arrays(self) -> list[mx.array]:
         return [array for layer in self.layers for array in layer.arrays()]

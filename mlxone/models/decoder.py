@@ -138,9 +138,11 @@ class Decoder:
         """[B, L] ids to [B, L, D], the state growing by L.
 
         Paced, it is submitted a few layers at a time and never runs further ahead of the device
-        than that: a long chunk's transients are then a few layers' and not all of them.
+        than that: a long chunk's transients are then a few layers' and not all of them. So are
+        the copies that outgrown states leave: unpaced, all layers would be there twice at once.
         """
         self.materialize()
+        paced = paced or state.moves(ids.shape[1])
         x = self.embedding(ids)
         masks: dict[str, Mask] = {}
         submitted: mx.array | None = None

@@ -225,3 +225,17 @@ def test_a_batch_of_rows_is_remembered_row_by_row():
             keys, values = (mx.concatenate([as_batch(row[i]) for row in rows]) for i in (0, 1))
             for i, held in enumerate(together.append(keys, values)):
                 assert mx.array_equal(held, mx.concatenate([pair[i] for pair in pairs]))
+
+
+@given(WINDOWS, st.lists(st.one_of(st.just(1), st.integers(2, 13)), min_size=2, max_size=20))
+def test_a_state_says_beforehand_when_it_copies_what_it_holds(window: int | None, counts: list[int]) -> None:
+    state, source, truth = new_state(window), Source(3), Remembered()
+    for count in counts:
+        held = [a.shape[2] for a in state.arrays()]
+        moves = state.moves(count)
+        append(state, truth, source, count, window)
+        if held and not moves:
+            assert [a.shape[2] for a in state.arrays()] == held
+        elif held and count == 1:
+            assert [a.shape[2] for a in state.arrays()] != held
+        assert moves is False or held
