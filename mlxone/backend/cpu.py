@@ -70,6 +70,16 @@ def weight_form(wide_bytes: int, available: int, *, has_blas: bool, chosen: Mode
     return "wide" if wide_bytes <= available * WIDE_SHARE else "packed"
 
 
+def blas_at_hand() -> bool:
+    """Whether `prepare` would most likely find a BLAS; looks at names and loads nothing."""
+    if _blas is not None:
+        return True
+    if sys.platform != "linux" or mode() == "native" or _mlx_cpu_libraries() is None:
+        return False
+    named = os.environ.get("MLXONE_BLAS")
+    return any(library.exists() for library in ([Path(named)] if named else _openblas_candidates()))
+
+
 def prepare() -> None:
     """Brings a fast BLAS into the process; call before MLX is imported. Harmless anywhere else."""
     global _blas

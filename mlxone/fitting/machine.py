@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from importlib import metadata
 from typing import Any, Literal
@@ -73,15 +73,15 @@ def _with_measured_speed(store: Store, machine: Machine) -> Machine:
     return replace(machine, bandwidth=_positive(measured, "bandwidth"), flops=_positive(measured, "flops"))
 
 
-def weight_form(machine: Machine, wide_bytes: int) -> cpu.WeightForm:
-    """How this machine would hold weights that take wide_bytes in float32: as loading decides it."""
+def weight_rule(machine: Machine) -> Callable[[int], cpu.WeightForm]:
+    """How this machine would hold weights of so many bytes in float32: as loading decides it.
+
+    A rule, since it is asked for thousands of models and the system only once.
+    """
     if machine.kind != "cpu" or sys.platform != "linux":
-        return "stored"
-    if "mlx.core" not in sys.modules:
-        cpu.prepare()
-    return cpu.weight_form(
-        wide_bytes, cpu.available_memory(), has_blas=cpu.blas() is not None, chosen=cpu.mode()
-    )
+        return lambda _: "stored"
+    available, has_blas, chosen = cpu.available_memory(), cpu.blas_at_hand(), cpu.mode()
+    return lambda wide_bytes: cpu.weight_form(wide_bytes, available, has_blas=has_blas, chosen=chosen)
 
 
 def _mac(store: Store, asked: Host) -> Machine:

@@ -93,6 +93,10 @@ class Store:
         rows = self._do(lambda db: db.execute(query, (machine, kind)).fetchall())
         return [Measurement(*row) for row in rows]
 
+    def forget(self, machine: str) -> None:
+        """Drops what was measured on this machine."""
+        self._do(lambda db: db.execute("DELETE FROM measured WHERE machine = ?", (machine,)))
+
     def close(self) -> None:
         with self._lock:
             self._drop()

@@ -38,8 +38,9 @@ BITS = (2, 3, 4, 5, 6, 8)
 def read_facts(folder: Path, config: Config) -> ModelFacts:
     """Of a folder with a config.json, whose every header is read and checked."""
     tensors = [info for path in shard_paths(folder) for info in read_header(path).values()]
-    kv_config = folder / "kv_config.json"
-    return facts_of(config, tensors, read_kv_config(kv_config) if kv_config.is_file() else {})
+    path = folder / "kv_config.json"
+    kv_bits = kv_config_of(read_json_list(path), str(path)) if path.is_file() else {}
+    return facts_of(config, tensors, kv_bits)
 
 
 def facts_of(
@@ -74,13 +75,13 @@ def text_config(config: Config) -> Config:
     return config.with_defaults(DEFAULTS.get(str(config.get("model_type")), {}))
 
 
-def read_kv_config(path: Path) -> dict[int, tuple[int, int]]:
+def kv_config_of(value: object, source: str) -> dict[int, tuple[int, int]]:
     """Layer -> (bits, group size), as mlx-optiq writes it beside a model."""
-    layers = read_json_list(path)
     try:
-        return {int(row["layer_idx"]): (int(row["bits"]), int(row.get("group_size", 64))) for row in layers}
-    except (TypeError, KeyError, ValueError, AttributeError):
-        raise DamagedModel(f"{path} is not a list of layer_idx, bits and group_size") from None
+        rows = list(value)  # type: ignore[call-overload]
+        return {int(row["layer_idx"]): (int(row["bits"]), int(row.get("group_size", 64))) for row in rows}
+    except (TypeError, KeyError, ValueError, AttributeError, OverflowError):
+        raise DamagedModel(f"{source} is not a list of layer_idx, bits and group_size") from None
 
 
 def _experts(text: Config) -> tuple[int, int]:

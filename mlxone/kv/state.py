@@ -45,17 +45,25 @@ class LayerState(Protocol):
     def nbytes(self) -> int: ...
 
 
+def _nobody() -> None: ...
+
+
 class ModelState:
     """The memory of one conversation: a state per layer, all at the same offset."""
 
     def __init__(self, layers: Sequence[LayerState]) -> None:
         self.layers = list(layers)
-        self._let_go: Callable[[], None] = lambda: None
+        self._let_go: Callable[[], None] = _nobody
 
-    def hold(self, let_go: Callable[[], None] = lambda: None) -> None:
+    def hold(self, let_go: Callable[[], None] = _nobody) -> None:
         """Takes the state over: whoever computed on it before puts it in order and lets go."""
         before, self._let_go = self._let_go, let_go
         before()
+
+    def leave(self, let_go: Callable[[], None]) -> None:
+        """Its holder is done. Else holder and state would keep each other, and memory, alive."""
+        if self._let_go == let_go:
+            self._let_go = _nobody
 
     @property
     def offset(self) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from mlxone.backend.arrays import mx, wire_memory
+from mlxone.backend.cpu import WeightForm
 from mlxone.core.errors import DamagedModel
 from mlxone.kv.plain import PlainState
 from mlxone.kv.rotating import RotatingState
@@ -115,7 +116,9 @@ class Decoder:
         blocks: Sequence[Block],
         norm: Norm,
         head: Linear,
+        form: WeightForm = "stored",
     ) -> None:
+        self.form = form  # how the weights are kept
         self.spec, self.embedding, self.blocks, self.norm, self.head = (
             spec,
             embedding,

@@ -131,7 +131,7 @@ def _build(spec: DecoderSpec, source: WeightSource) -> Decoder:
     blocks = [_block(spec, i, source, gate) for i in range(len(spec.layers))]
     norm = source.norm("model.norm", spec.hidden_size, spec.norm_eps)
     head = embedding.head() if spec.tied_head else source.linear("lm_head", spec.hidden_size, spec.vocab_size)
-    return Decoder(spec, embedding, blocks, norm, head)
+    return Decoder(spec, embedding, blocks, norm, head, source.form)
 
 
 def _block(spec: DecoderSpec, index: int, source: WeightSource, gate: Gate) -> Block:

@@ -99,6 +99,7 @@ class Answer:
         except Exception as error:  # noqa: BLE001 - the boundary of one answer: it always ends in an event
             yield Failed(_as_ours(error))
         finally:
+            self.state.leave(self.row.release)
             if self.memory is not None:
                 self.memory.keep(self.state, self.row.fed)
 

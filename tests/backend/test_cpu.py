@@ -259,3 +259,15 @@ def test_a_library_that_is_no_blas_is_passed_over():
               if "/libm.so" in line or "/libm-" in line][:1]  # fmt: skip
     done = in_a_process(code.format(names=[libm, __file__, "nowhere"]))
     assert done.stdout == "[False, False, False]\n", done.stderr
+
+
+def test_a_blas_is_at_hand_exactly_when_one_gets_loaded(monkeypatch: pytest.MonkeyPatch):
+    code = (
+        "from mlxone.backend import cpu; at_hand = cpu.blas_at_hand(); cpu.prepare(); "
+        "print(at_hand, cpu.blas() is not None)"
+    )
+    for mode in ("auto", "native"):
+        monkeypatch.setenv("MLXONE_CPU", mode)
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        at_hand, loaded = done.stdout.split()
+        assert at_hand == loaded

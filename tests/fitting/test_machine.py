@@ -20,7 +20,7 @@ from mlxone.backend import cpu
 from mlxone.fitting import host, machine
 from mlxone.fitting.chips import APPLE, CARDS, Chip, apple
 from mlxone.fitting.host import Host
-from mlxone.fitting.machine import Machine, as_sold, remember_speed, this_machine, weight_form
+from mlxone.fitting.machine import Machine, as_sold, remember_speed, this_machine, weight_rule
 from mlxone.fitting.store import Store
 from tests.fitting.canned import (
     CARD_FIGURES,
@@ -313,15 +313,15 @@ def test_asking_brings_no_mlx_into_the_process(tmp_path: Path):
 def test_weights_take_the_form_loading_would_give_them(
     store: Store, wide: int, blas: bool, form: str, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(cpu, "blas", lambda: Path("openblas") if blas else None)
+    monkeypatch.setattr(cpu, "blas_at_hand", lambda: blas)
     monkeypatch.setattr(sys, "platform", "linux")
-    assert weight_form(this_machine(store, linux({})[0]), wide) == form
+    assert weight_rule(this_machine(store, linux({})[0]))(wide) == form
 
 
 def test_only_a_cpu_widens(store: Store, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sys, "platform", "linux")
-    monkeypatch.setattr(cpu, "blas", lambda: Path("openblas"))
-    assert weight_form(this_machine(store, mac()[0]), 1) == "stored"
+    monkeypatch.setattr(cpu, "blas_at_hand", lambda: True)
+    assert weight_rule(this_machine(store, mac()[0]))(1) == "stored"
 
 
 # Macs that are not here ---------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -176,3 +178,19 @@ def test_a_remembered_turn_equals_a_cold_one(model: mlxone.Model):
         assert [t.token for t in warm] == [t.token for t in cold]
         assert all(abs(a.logprob - b.logprob) < 1e-4 for a, b in zip(warm, cold, strict=True))
         prompt += [t.token for t in warm] + [4, 5, 6]
+
+
+@pytest.mark.parametrize("read", [1, 3, 99])
+def test_an_answer_that_ended_keeps_no_memory(model: mlxone.Model, read: int):
+    gc.collect()
+    gc.disable()  # a circle of references would only be found by chance
+    try:
+        generation = mlxone.generate(model, PROMPT, **OPTIONS)
+        kept = weakref.ref(generation._work.row)
+        for _, _ in zip(range(read), generation, strict=False):
+            pass
+        generation.close()
+        del generation
+        assert kept() is None
+    finally:
+        gc.enable()
