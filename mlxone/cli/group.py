@@ -21,7 +21,17 @@ class Verb:
 VERBS: dict[str, Verb] = {
     "run": Verb("mlxone.cli.run", "Answer a prompt, or chat at a terminal."),
     "get": Verb("mlxone.cli.get", "Download a model from the Hub, or refresh it."),
+    "search": Verb("mlxone.cli.search", "Search the Hub for models, those made for MLX first."),
+    "ls": Verb("mlxone.cli.ls", "List the models on this machine."),
+    "show": Verb("mlxone.cli.show", "Show everything known about a model on this machine."),
+    "fit": Verb("mlxone.cli.fit", "Say whether a model fits this machine, and how fast it is there."),
+    "scan": Verb("mlxone.cli.scan", "Look for models on this machine again."),
+    "gc": Verb("mlxone.cli.gc", "Show what could be deleted, or delete it."),
+    "rm": Verb("mlxone.cli.rm", "Delete a model from this machine."),
 }
+
+# For our own processes; they are not listed.
+HIDDEN: dict[str, Verb] = {"device": Verb("mlxone.cli.device", "Print what MLX says of the device, as JSON.")}
 
 WELCOME = """\
 mlxone runs language models on Apple's MLX.
@@ -29,6 +39,9 @@ mlxone runs language models on Apple's MLX.
   mlxone run "Name the capital of France."     one answer
   cat notes.txt | mlxone run "Summarise:"      about a text
   mlxone run                                   a chat
+  mlxone get gemma4                            a larger model
+  mlxone ls                                    what is here
+  mlxone fit gemma4:12b                        whether another one fits
 
 `mlxone --help` lists every verb, `mlxone VERB --help` its flags.
 """
@@ -46,16 +59,17 @@ class LazyGroup(click.Group):
         return list(VERBS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in VERBS:
+        verb = VERBS.get(cmd_name) or HIDDEN.get(cmd_name)
+        if verb is None:
             return None
-        found = importlib.import_module(VERBS[cmd_name].module).command
+        found = importlib.import_module(verb.module).command
         assert isinstance(found, click.Command)
         return found
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args[0] not in VERBS:
+        if args[0] not in VERBS and args[0] not in HIDDEN:
             raise unknown_verb(args[0])
         return args[0], self.get_command(ctx, args[0]), args[1:]
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlxone.cli import terminal
+from mlxone.cli.sizes import in_words
 from mlxone.cli.terminal import StatusLine
 from mlxone.core.errors import ModelNotFound
 
 if TYPE_CHECKING:
+    from mlxone.hub.repo import Plan
     from mlxone.service.model import Model
 
 
@@ -38,27 +41,30 @@ def download(
     repo: str, *, revision: str | None = None, quiet: bool = False, ask: bool = False
 ) -> Path | None:
     """The snapshot's folder, or None when the user says no."""
-    from mlxone.cli.transfer import Transfer
+    plan = ask_hub(repo, revision, quiet=quiet)
+    if ask and not _agrees(f"{repo} is not on this machine. Download {in_words(plan.total_bytes)}? [Y/n] "):
+        return None
+    return fetch(plan, quiet=quiet)[0]
+
+
+def ask_hub(repo: str, revision: str | None, *, quiet: bool = False, **patterns: Sequence[str]) -> Plan:
     from mlxone.hub import download as hub
 
     status = StatusLine(quiet=quiet)
     status.show(f"asking the Hub about {repo}")
     try:
-        plan = hub.plan(repo, revision)
+        return hub.plan(repo, revision, **patterns)
     finally:
         status.clear()
-    if ask and not _agrees(f"{repo} is not on this machine. Download {in_words(plan.total_bytes)}? [Y/n] "):
-        return None
-    with Transfer(f"{repo} ({in_words(plan.total_bytes)})", quiet=quiet) as transfer:
-        return hub.fetch(plan, transfer.update)
 
 
-def in_words(size: int) -> str:
-    """A size in decimal units, as everywhere in this program."""
-    for unit, bytes_ in (("GB", 1e9), ("MB", 1e6)):
-        if size >= bytes_:
-            return f"{size / bytes_:.1f} {unit}"
-    return f"{size / 1e3:.0f} kB"
+def fetch(plan: Plan, *, to: Path | None = None, quiet: bool = False) -> tuple[Path, int]:
+    """The folder, and how many bytes came over the network."""
+    from mlxone.cli.transfer import Transfer
+    from mlxone.hub import download as hub
+
+    with Transfer(quiet=quiet) as transfer:
+        return hub.fetch(plan, transfer, to=to), transfer.fetched
 
 
 def _load(query: str, chat_template: Path | None, quiet: bool) -> Model:
@@ -77,8 +83,8 @@ def _fetch_starter(quiet: bool) -> None:
     from mlxone.cli.transfer import Transfer
     from mlxone.hub.starter import starter
 
-    with Transfer("the starter model", quiet=quiet) as transfer:
-        starter(transfer.update)
+    with Transfer(quiet=quiet) as transfer:
+        starter(transfer)
 
 
 def _may_ask() -> bool:

@@ -1,26 +1,30 @@
-"""A download on stderr: a bar on a terminal, one line elsewhere, nothing with --quiet."""
+"""A download on stderr: bars on a terminal, a line for each file elsewhere, nothing with --quiet."""
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from mlxone.cli import terminal
+from mlxone.cli import streams, terminal
+from mlxone.cli.sizes import in_words
+from mlxone.hub.watch import State, Watch
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
+    from mlxone.hub.repo import File, Plan
 
-class Transfer:
-    """Starts with the first byte reported, so that what is already there shows nothing."""
 
-    def __init__(self, what: str, *, quiet: bool) -> None:
-        self._what = what
-        self._silent = quiet
-        self._bar: Progress | None = None
-        self._task: TaskID | None = None
+class Transfer(Watch):
+    """Says nothing where everything is there already."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self.fetched = 0  # bytes that came over the network
+        self._quiet = quiet
+        self._view: _Lines | _Bars | None = None
 
     def __enter__(self) -> Transfer:
         return self
@@ -28,33 +32,85 @@ class Transfer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-
-    def update(self, done: int, total: int) -> None:
-        if self._silent:
+        if self._view is None:
             return
-        if self._bar is None:
-            if not terminal.is_terminal(sys.stderr) or terminal.plain_wanted(os.environ):
-                self._silent = True  # said once
-                print(f"downloading {self._what}", file=sys.stderr, flush=True)
-                return
-            self._bar, self._task = _start_bar(self._what)
-        assert self._task is not None
-        self._bar.update(self._task, completed=done, total=total)
+        self._view.close()
+        if kind is not None and issubclass(kind, KeyboardInterrupt):
+            streams.complain("stopped; the same command goes on from there")
+
+    def begin(self, plan: Plan, held: Mapping[str, int]) -> None:
+        if self._quiet or sum(held.values()) == plan.total_bytes:
+            return
+        plain = not terminal.is_terminal(sys.stderr) or terminal.plain_wanted(os.environ)
+        self._view = _Lines(plan, held) if plain else _Bars(plan, held)
+
+    def file(self, file: File, state: State, held: int) -> None:
+        if self._view is not None:
+            self._view.file(file, state, held)
+
+    def end(self, fetched: int) -> None:
+        self.fetched = fetched
 
 
-def _start_bar(what: str) -> tuple[Progress, TaskID]:
+def _title(plan: Plan, held: int) -> str:
+    there = f", {in_words(held)} of it here already" if held else ""
+    return f"downloading {plan.repo} ({in_words(plan.total_bytes)}{there})"
+
+
+class _Lines:
+    """For logs: what begins, and each file when it is there."""
+
+    def __init__(self, plan: Plan, held: Mapping[str, int]) -> None:
+        streams.complain(terminal.one_line(_title(plan, sum(held.values()))))
+
+    def file(self, file: File, state: State, held: int) -> None:
+        if state is State.DONE:
+            streams.complain(terminal.one_line(f"{file.name} ({in_words(file.size)})"))
+
+    def close(self) -> None: ...
+
+
+class _Bars:
+    """The whole on top, below it the files in flight."""
+
+    def __init__(self, plan: Plan, held: Mapping[str, int]) -> None:
+        self._held = dict(held)
+        self._bars = _progress()
+        self._total = self._bars.add_task(
+            terminal.one_line(plan.repo), total=plan.total_bytes, completed=sum(held.values())
+        )
+        self._files: dict[str, TaskID] = {}
+        self._bars.start()
+
+    def file(self, file: File, state: State, held: int) -> None:
+        self._held[file.name] = held
+        self._bars.update(self._total, completed=sum(self._held.values()))
+        if state is State.DONE:
+            if file.name in self._files:
+                self._bars.remove_task(self._files.pop(file.name))
+            return
+        if file.name not in self._files:
+            self._files[file.name] = self._bars.add_task("", total=file.size, completed=held)
+        what = file.name if state is State.FETCHING else f"{file.name}: {state.value}"
+        self._bars.update(self._files[file.name], completed=held, description=terminal.one_line(f"  {what}"))
+
+    def close(self) -> None:
+        self._bars.stop()
+
+
+def _progress() -> Progress:
     from rich import progress
     from rich.console import Console
+    from rich.table import Column
 
     columns = (
-        progress.TextColumn("{task.description}", markup=False),
-        progress.BarColumn(),
-        progress.DownloadColumn(),
-        progress.TransferSpeedColumn(),
-        progress.TimeRemainingColumn(),
+        # A long name may be cut; the numbers may not.
+        progress.TextColumn(
+            "{task.description}", markup=False, table_column=Column(overflow="ellipsis", no_wrap=True)
+        ),
+        progress.BarColumn(bar_width=None, table_column=Column(max_width=30, ratio=1)),
+        progress.DownloadColumn(table_column=Column(no_wrap=True, justify="right")),
+        progress.TransferSpeedColumn(table_column=Column(no_wrap=True, justify="right")),
+        progress.TimeRemainingColumn(table_column=Column(no_wrap=True)),
     )
-    bar = progress.Progress(*columns, console=Console(stderr=True), transient=True)
-    bar.start()
-    return bar, bar.add_task(what, total=None)
+    return progress.Progress(*columns, console=Console(stderr=True), transient=True)

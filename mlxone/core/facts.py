@@ -45,7 +45,7 @@ class ModelFacts:
     unpackable_parameters: int  # norms and the like, which stay floats whatever the bits
     float_bytes: int = 2  # of one element of activations and of unquantized keys and values
     packed_parameters: int = 0  # those now held in packed form
-    scale_bytes: int = 0  # scales and biases of packed weights, within language_bytes
+    scale_bytes: int = 0  # scales and biases of packed weights that are floats, within language_bytes
     lookup_bytes: int = 0  # an embedding table that is only looked up, never multiplied with
     expert_bytes: int = 0  # routed experts, within language_bytes
     experts: int = 0

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from statistics import median
-
 from mlxone.fitting.machine import Machine
 from mlxone.fitting.report import Corrections
 from mlxone.fitting.store import Kind, Measurement, Store
@@ -29,4 +27,5 @@ def learn(store: Store, new: Measurement) -> None:
 
 def _factor(store: Store, machine: Machine, kind: Kind) -> float:
     ratios = [m.measured / m.predicted for m in store.measurements(machine.key, kind)[-LAST:] if m.predicted]
-    return min(HIGHEST, max(LOWEST, median(ratios))) if ratios else 1.0
+    middle = sorted(ratios)[len(ratios) // 2] if ratios else 1.0
+    return min(HIGHEST, max(LOWEST, middle))

@@ -10,7 +10,6 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
-from importlib import metadata
 from typing import Any, Literal
 
 from mlxone import __version__
@@ -143,6 +142,8 @@ def _remembered_facts(store: Store, asked: Host, hardware: str) -> dict[str, Any
 
 def _builds() -> str:
     """Our version and those of MLX and its backends, of which another may have been installed since."""
+    from importlib import metadata  # a slow import, and only needed where MLX has to be asked
+
     found = []
     for package in ("mlx", "mlx-metal", "mlx-cpu", "mlx-cuda-12", "mlx-cuda-13"):
         try:

@@ -38,7 +38,7 @@ def quantized(facts: ModelFacts, bits: int) -> ModelFacts:
     matrices = facts.parameters - facts.unpackable_parameters
     packed, scales = matrices * bits // 8, matrices // GROUP * SCALE_BYTES
     total = packed + scales + facts.unpackable_parameters * facts.float_bytes
-    shrink = total / facts.language_bytes
+    shrink = total / facts.language_bytes if facts.language_bytes else 1.0
     return replace(
         facts,
         language_bytes=total,

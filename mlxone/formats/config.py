@@ -67,7 +67,7 @@ def _untag(value: dict[str, Any]) -> Any:
 
 
 def nested_deeper(value: Any, levels: int) -> bool:
-    layer = [value]
+    layer = [value] if isinstance(value, dict | list) else []
     for _ in range(levels):
         inner = (c.values() if isinstance(c, dict) else c for c in layer)
         layer = [v for values in inner for v in values if isinstance(v, dict | list)]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
+from pathlib import Path
 from typing import Any
 
 from mlxone.core.errors import StorageError, UsageError
@@ -27,3 +29,16 @@ def text_setting(key: str) -> str | None:
     if value is not None and (not isinstance(value, str) or not value.strip()):
         raise UsageError(f"{places.config_file()}: {key} must be a text, not {value!r}")
     return value
+
+
+def folders_setting(key: str) -> list[Path]:
+    """Whole paths, `~` among them: a relative one would mean another folder each time."""
+    value = load_config().get(key, [])
+    texts = isinstance(value, list) and all(isinstance(v, str) for v in value)
+    if not texts or not all(v.strip() and "\0" not in v for v in value):
+        raise UsageError(f"{places.config_file()}: {key} must be a list of folders, not {value!r}")
+    folders = [os.path.expanduser(v) for v in value]
+    relative = next((v for v in folders if not os.path.isabs(v)), None)
+    if relative is not None:
+        raise UsageError(f"{places.config_file()}: {key} names {relative!r}, which is not a whole path")
+    return [Path(v) for v in folders]

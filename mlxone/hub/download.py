@@ -1,245 +1,163 @@
-"""A repo from the Hub into the standard cache: what would be fetched, then fetching it.
+"""A repo from the Hub onto this machine: what would be fetched, then fetching it.
 
-Weights come first and are checked; config.json comes last, so a download that was cut off is not
-mistaken for a model. The Hub client is imported inside functions: it is not needed to run a model.
+Several files at once, each in several ranges, each checked before it appears under its name.
+config.json comes last, so a download that was cut off is not mistaken for a model; what it left is
+gone on from. `repo` asks the Hub, `layout` knows the places, `transfer` the network.
 """
 
 from __future__ import annotations
 
-import fnmatch
-import hashlib
-import logging
-import os
-import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
+import threading
+from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from mlxone.core.errors import HubError, StorageError, UnsupportedModel
-from mlxone.hub import places
+from mlxone.core.errors import HubError, StorageError
+from mlxone.hub import partial
+from mlxone.hub.client import Damaged, Stopped
+from mlxone.hub.crew import Crew
+from mlxone.hub.layout import Busy, Store, free_bytes, store_for
+from mlxone.hub.partial import Partial
+from mlxone.hub.repo import CONFIG, File, Plan, plan
+from mlxone.hub.transfer import CONNECTIONS, Transfer
 from mlxone.hub.trouble import explained
+from mlxone.hub.verify import damage
+from mlxone.hub.watch import State, Watch
 
-if TYPE_CHECKING:
-    from huggingface_hub.hf_api import HfApi, RepoSibling
+__all__ = ["File", "Plan", "State", "Watch", "fetch", "plan"]
 
-Progress = Callable[[int, int], None]
-
-WANTED = (
-    "*.json",
-    "*.jinja",
-    "*.safetensors",
-    "*.txt",
-    "tokenizer.model",
-    "additional_chat_templates/*.jinja",
-)
-# The same weights again in another layout.
-UNWANTED = ("consolidated*.safetensors", "*.fp16.safetensors", "*.fp32.safetensors")
-LAST = "config.json"
+FILES_AT_ONCE = 4
 SPARE = 64 << 20  # bytes of disk to leave free
-TIMEOUT = 20.0  # seconds for the Hub's first word
+TICK = 0.1  # seconds between two looks at how far it is
+GRACE = 2.0  # seconds that threads get to end after a failure
 
 
-@dataclass(frozen=True, slots=True)
-class File:
-    name: str
-    size: int
-    sha256: str | None  # what the Hub says of large files; small ones are checked by size
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    repo: str
-    revision: str  # as asked for
-    commit: str  # what it means now
-    files: tuple[File, ...]
-
-    @property
-    def total_bytes(self) -> int:
-        return sum(file.size for file in self.files)
-
-    @property
-    def folder(self) -> Path:
-        return _storage(self.repo) / "snapshots" / self.commit
-
-
-def plan(repo: str, revision: str | None = None) -> Plan:
-    """Asks the Hub what a text model of this repo needs, with exact sizes."""
-    with explained(repo, revision):
-        info = _hub().model_info(repo, revision=revision, files_metadata=True, timeout=TIMEOUT)
-    files = tuple(sorted(map(_file, filter(_is_wanted, info.siblings or ())), key=_order))
-    names = {file.name for file in files}
-    if LAST not in names:
-        raise UnsupportedModel(f"{repo} is not a model in the usual layout: it has no config.json")
-    if not any(name.endswith(".safetensors") for name in names):
-        raise UnsupportedModel(
-            f"{repo} has no safetensors weights", hint="look for a conversion in mlx-community"
-        )
-    if info.sha is None:
-        raise HubError(f"the Hub does not say which commit of {repo} is current")
-    return Plan(repo, revision or "main", info.sha, files)
-
-
-def fetch(plan: Plan, progress: Progress | None = None) -> Path:
-    """Downloads what is missing and returns the snapshot's folder."""
-    missing = [file for file in plan.files if not _is_there(plan, file)]
-    done = plan.total_bytes - sum(file.size for file in missing)
-    _check_space(plan, sum(file.size for file in missing))
-    counter = _Counter(progress or (lambda done, total: None), done, plan.total_bytes)
-    for file in missing:
-        counter.start(file)
-        with explained(plan.repo, plan.revision):
-            _fetch_file(plan, file, counter)
-        counter.finish(file)
+def fetch(plan: Plan, watch: Watch | None = None, *, to: Path | None = None) -> Path:
+    """Downloads what is missing and returns the folder: the snapshot's in the cache, or `to`."""
+    watch = watch or Watch()
+    store = store_for(plan, to)
     with explained(plan.repo, plan.revision):
-        _point(_storage(plan.repo) / "refs" / plan.revision, plan.commit)
-    return plan.folder
+        left = {file: store.remaining(file) for file in plan.files if not store.has(file)}
+        _check_space(plan, store, left)
+        watch.begin(plan, {file.name: file.size - left.get(file, 0) for file in plan.files})
+        fetched = 0
+        # What makes a folder a model comes after all else.
+        for is_last in (False, True):
+            files = [file for file in left if (file.name == CONFIG) is is_last]
+            fetched += _fetch_all(plan, store, files, watch)
+        store.finish()
+    watch.end(fetched)
+    return store.folder
 
 
-def _hub() -> HfApi:
-    from huggingface_hub import HfApi
-
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries are its own business
-    return HfApi(endpoint=_endpoint(), library_name="mlxone")
-
-
-def _endpoint() -> str | None:
-    return os.environ.get("HF_ENDPOINT") or None
-
-
-def _storage(repo: str) -> Path:
-    return places.hf_cache() / ("models--" + repo.replace("/", "--"))
-
-
-def _is_wanted(sibling: RepoSibling) -> bool:
-    name = sibling.rfilename
-    folder = name.rpartition("/")[0]
-    fits = any(fnmatch.fnmatchcase(name, p) and p.rpartition("/")[0] == folder for p in WANTED)
-    return fits and not any(fnmatch.fnmatchcase(name, p) for p in UNWANTED)
-
-
-def _file(sibling: RepoSibling) -> File:
-    if sibling.size is None:
-        raise HubError(f"the Hub does not say how large {sibling.rfilename} is")
-    return File(sibling.rfilename, sibling.size, sibling.lfs.sha256 if sibling.lfs else None)
-
-
-def _order(file: File) -> tuple[bool, int, str]:
-    """Large files first: what is most likely to fail should fail before time was spent on the rest."""
-    return file.name == LAST, -file.size, file.name
-
-
-def _is_there(plan: Plan, file: File) -> bool:
-    try:
-        return (plan.folder / file.name).stat().st_size == file.size
-    except OSError:
-        return False
-
-
-def _check_space(plan: Plan, needed: int) -> None:
-    cache = places.hf_cache()
-    there = next(folder for folder in (cache, *cache.absolute().parents) if folder.exists())
-    free = shutil.disk_usage(there).free
+def _check_space(plan: Plan, store: Store, left: Mapping[File, int]) -> None:
+    needed = sum({file.etag: left[file] for file in left}.values())  # one content is fetched once
+    free = free_bytes(store.folder)
     if needed and free < needed + SPARE:
         raise StorageError(
-            f"{plan.repo} needs {needed / 1e9:.2f} GB and {cache} has {free / 1e9:.2f} GB free",
-            hint="free some space, or set HF_HUB_CACHE to a folder on another disk",
+            f"{plan.repo} needs {needed / 1e9:.2f} GB and {store.folder} has {free / 1e9:.2f} GB free",
+            hint="free some space, or choose a folder on another disk with HF_HUB_CACHE",
         )
 
 
-def _fetch_file(plan: Plan, file: File, counter: _Counter) -> None:
-    from huggingface_hub import hf_hub_download
-
-    path = Path(
-        hf_hub_download(
-            plan.repo,
-            file.name,
-            revision=plan.commit,
-            cache_dir=places.hf_cache(),
-            endpoint=_endpoint(),
-            library_name="mlxone",
-            tqdm_class=counter.bar(),
-        )
-    )
-    reason = _damage(path, file)
-    if reason:
-        path.resolve().unlink(missing_ok=True)
-        path.unlink(missing_ok=True)
-        raise HubError(f"{file.name} of {plan.repo} arrived damaged ({reason})", hint="try again")
-
-
-def _damage(path: Path, file: File) -> str | None:
-    size = path.stat().st_size
-    if size != file.size:
-        return f"{size} bytes, not {file.size}"
-    if file.sha256 is None:
-        return None
-    with path.open("rb") as opened:
-        found = hashlib.file_digest(opened, "sha256").hexdigest()
-    return None if found == file.sha256 else "its hash differs"
+def _fetch_all(plan: Plan, store: Store, files: Sequence[File], watch: Watch) -> int:
+    """Bytes that came over the network."""
+    stop = threading.Event()
+    with Crew(min(FILES_AT_ONCE, len(files))) as crew, Crew(CONNECTIONS if files else 0) as connections:
+        jobs = [_Job(plan, store, file, connections, stop) for file in files]
+        running = {crew.submit(job.run): job for job in jobs}
+        try:
+            while running:
+                done, _ = wait(running, timeout=TICK, return_when=FIRST_COMPLETED)
+                for job in jobs:
+                    job.report(watch)
+                for ended in done:
+                    _conclude(ended, running, crew)
+        except BaseException:  # an interrupt included
+            stop.set()
+            wait(running, timeout=GRACE)
+            raise
+    return sum(job.fetched for job in jobs)
 
 
-def _point(ref: Path, commit: str) -> None:
-    """Writes the branch's commit in one step, so nobody ever reads half of it."""
-    if ref.name == commit:
-        return
-    ref.parent.mkdir(parents=True, exist_ok=True)
-    beside = ref.with_name(
-        f".{ref.name}-{os.getpid()}"
-    )  # with the user's own mode: others may read the cache
+def _conclude(ended: Future[None], running: dict[Future[None], _Job], crew: Crew) -> None:
+    job = running.pop(ended)
     try:
-        beside.write_text(commit, encoding="ascii")
-        beside.replace(ref)
-    finally:
-        beside.unlink(missing_ok=True)
+        ended.result()
+    except Busy:  # behind all others, so that these are done meanwhile
+        running[crew.submit(job.run)] = job
+    except Stopped:
+        _raise_cause(running)
+        raise
 
 
-class _Counter:
-    """Bytes done over all files, told to `progress`; looks enough like a tqdm class for the client."""
+def _raise_cause(running: Collection[Future[None]]) -> None:
+    """Who was stopped has no news; the one that failed by itself has."""
+    for ended in wait(running, timeout=GRACE).done:
+        error = ended.exception()
+        if error is not None and not isinstance(error, (Stopped, Busy)):
+            raise error
 
-    def __init__(self, progress: Progress, done: int, total: int) -> None:
-        self.progress, self.done, self.total = progress, done, total
-        self.begun = done  # where the current file began
-        self.limit = total  # where it ends
 
-    def start(self, file: File) -> None:
-        self.begun, self.limit = self.done, self.done + file.size
-        self.progress(self.done, self.total)
+class _Job:
+    """One file, from nothing or a part of it to its place."""
 
-    def add(self, count: float) -> None:
-        # A retried file is counted again by the client; more than the file itself is never reported.
-        self.done = max(self.begun, min(self.done + int(count), self.limit))
-        self.progress(self.done, self.total)
+    def __init__(
+        self, plan: Plan, store: Store, file: File, connections: Crew, stop: threading.Event
+    ) -> None:
+        self._plan, self._store, self._file = plan, store, file
+        self._connections, self._stop = connections, stop
+        self._state: State | None = None
+        self._partial: Partial | None = None
+        self._reported = False
+        self.fetched = 0
 
-    def finish(self, file: File) -> None:
-        self.done = self.begun + file.size
-        self.progress(self.done, self.total)
+    def run(self) -> None:
+        if self._stop.is_set():
+            raise Stopped
+        with explained(self._plan.repo, self._plan.revision, self._file.name):
+            try:
+                with self._store.lock(self._file):
+                    self._fetch()
+            except Busy:
+                self._state = State.WAITING
+                raise
+        self._state = State.DONE
 
-    def bar(self) -> Any:
-        counter = self
+    def report(self, watch: Watch) -> None:
+        state, partial = self._state, self._partial
+        if state is None or self._reported:
+            return
+        self._reported = state is State.DONE
+        held = self._file.size if self._reported else partial.held if partial else 0
+        watch.file(self._file, state, held)
 
-        class Bar:
-            """The part of tqdm's interface that the client uses, for plain and for Xet downloads."""
+    def _fetch(self) -> None:
+        if self._store.adopt(self._file):
+            return
+        for _ in range(2):  # what is damaged is fetched once more
+            reason = self._attempt()
+            if reason is None:
+                self._store.place(self._file)
+                return
+            partial.discard(self._store.partial(self._file))
+        raise HubError(f"{self._file.name} of {self._plan.repo} arrived damaged ({reason})", hint="try again")
 
-            def __init__(self, *_: Any, initial: float = 0, total: float | None = None, **__: Any) -> None:
-                self.n, self.total = initial, total
-                if initial:
-                    counter.add(initial)
-
-            def update(self, n: float = 1) -> None:
-                self.n += n
-                counter.add(n)
-
-            def update_transfer(self, n: float) -> None:
-                """Bytes from the network; `update` counts the same bytes when they reach the disk."""
-
-            def ignore(self, *_: Any, **__: Any) -> None: ...
-
-            set_postfix_str = set_transfer_postfix_str = set_description = refresh = close = ignore
-
-            def __enter__(self) -> Bar:
-                return self
-
-            def __exit__(self, *_: object) -> None: ...
-
-        return Bar
+    def _attempt(self) -> str | None:
+        """What is wrong with what arrived, in a few words."""
+        path = self._store.partial(self._file)
+        with Partial(path, self._file.size) as self._partial:
+            held = self._partial.held
+            self._state = State.FETCHING
+            transfer = Transfer(self._plan.repo, self._plan.commit, self._file, self._connections, self._stop)
+            try:
+                transfer.fetch(self._partial)
+            except Damaged as e:
+                return str(e)
+            finally:
+                self.fetched += self._partial.held - held
+            self._state = State.CHECKING
+            reason = damage(path, self._file)
+            if reason is None:
+                self._partial.sync()
+            return reason

@@ -32,6 +32,7 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     },
 }
 GROUPS = (64, 32, 128, 16)
+KV_GROUPS = (32, 64, 128)
 BITS = (2, 3, 4, 5, 6, 8)
 
 
@@ -79,9 +80,12 @@ def kv_config_of(value: object, source: str) -> dict[int, tuple[int, int]]:
     """Layer -> (bits, group size), as mlx-optiq writes it beside a model."""
     try:
         rows = list(value)  # type: ignore[call-overload]
-        return {int(row["layer_idx"]): (int(row["bits"]), int(row.get("group_size", 64))) for row in rows}
+        found = {int(row["layer_idx"]): (int(row["bits"]), int(row.get("group_size", 64))) for row in rows}
     except (TypeError, KeyError, ValueError, AttributeError, OverflowError):
-        raise DamagedModel(f"{source} is not a list of layer_idx, bits and group_size") from None
+        found = {-1: (0, 0)}
+    if any(bits not in BITS or group not in KV_GROUPS for bits, group in found.values()):
+        raise DamagedModel(f"{source} is not a list of layer_idx, bits and group_size")
+    return found
 
 
 def _experts(text: Config) -> tuple[int, int]:
@@ -130,8 +134,9 @@ class Weights:
         for tensor in language:
             found.add(tensor, _packed_bits(config, tensor, by_name), tied=tied)
         found.sidecar = sum(t.end - t.start for t in tensors) - found.stored
-        dtypes = [t.dtype for t in language if t.dtype in FLOATS]
-        found.float_bytes = ITEM_BYTES[max(set(dtypes), key=dtypes.count)] if dtypes else 2
+        sizes = [ITEM_BYTES[t.dtype] for t in language if t.dtype in FLOATS]
+        # Of equally many, the wider: rather too much memory than too little.
+        found.float_bytes = max(set(sizes), key=lambda size: (sizes.count(size), size), default=2)
         if found.packed_parameters:
             settings = config.section("quantization") or config.section("quantization_config")
             group, mode = settings.get("group_size"), settings.get("mode")
@@ -152,7 +157,7 @@ class Weights:
             matrix = tensor.name.endswith(".weight") and len(tensor.shape) == 2
             self.unpackable += 0 if matrix or EXPERTS.search(tensor.name) else tensor.size
         elif packed == 0:  # scales and biases are no parameters of the model
-            self.scales += size
+            self.scales += size if tensor.dtype in FLOATS else 0  # scales of one byte are never widened
         else:
             count = tensor.size * 32 // packed
             self.parameters += count

@@ -38,7 +38,7 @@ def gguf_facts(path: Path) -> ModelFacts:
         intermediate_size=numbers.count("feed_forward_length", 1),
         heads=heads,
         head_dim=key_dim,
-        vocab_size=tensors[EMBEDDING].shape[0] if EMBEDDING in tensors else 0,
+        vocab_size=next((t.shape[0] for t in header.tensors if t.name == EMBEDDING and t.shape), 0),
         parameters=parameters,
         language_bytes=sum(t.size for t in header.tensors),
         wide_bytes=parameters * 4,

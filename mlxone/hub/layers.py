@@ -124,19 +124,25 @@ def _gated_delta(config: Config) -> tuple[int, int]:
 
 
 def _mamba2(config: Config) -> tuple[int, int]:
-    heads, dim = config.count("mamba_num_heads"), config.count("mamba_head_dim")
-    size = config.count("ssm_state_size")
-    channels = heads * dim + 2 * config.count("n_groups", 1) * size
-    return heads * dim * size, (config.count("conv_kernel", 4) - 1) * channels
+    names = next(names for names in MAMBA2 if names[0] in config)
+    heads, dim, size = (config.count(name) for name in names[:3])
+    groups, kernel = config.count(names[3], 1), config.count(names[4], 4)
+    return heads * dim * size, (kernel - 1) * (heads * dim + 2 * groups * size)
 
 
 def _short_conv(config: Config) -> tuple[int, int]:
     return 0, (config.count("conv_L_cache") - 1) * config.count("hidden_size")
 
 
+# What nemotron-h and granite call the same: heads, the sizes of one and of its state, groups, convolution.
+MAMBA2 = (
+    ("mamba_num_heads", "mamba_head_dim", "ssm_state_size", "n_groups", "conv_kernel"),
+    ("mamba_n_heads", "mamba_d_head", "mamba_d_state", "mamba_n_groups", "mamba_d_conv"),
+)
 RECURRENT: Sequence[tuple[tuple[str, ...], Callable[[Config], tuple[int, int]]]] = (
     (("linear_num_value_heads", "linear_num_key_heads"), _gated_delta),
     (("mamba_num_heads", "ssm_state_size"), _mamba2),
+    (("mamba_n_heads", "mamba_d_state"), _mamba2),
     (("conv_L_cache",), _short_conv),
 )
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import functools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 SHORTEST_PART = 3  # letters; anything shorter is found inside half of all names
 
@@ -18,14 +18,25 @@ _WORD = re.compile(r"[a-z0-9.]+")
 _SIZE = re.compile(r"[ae]?\d+(\.\d+)?[bm]|\d+bits?")
 
 
-def match(query: str, names: Iterable[str]) -> list[str]:
-    """All names the query may mean, best kind of match only, in the order given."""
-    base, *filters = (_words(part) for part in query.split(":"))
-    if not base and not any(filters):
+def match(query: str, names: Iterable[str], fits: Callable[[str, str], bool] | None = None) -> list[str]:
+    """All names the query may mean, best kind of match only, in the order given.
+
+    Where no name has the words after a colon, `fits(name, words)` says whether what it names does.
+    """
+    names = list(names)
+    stated, *filters = query.split(":")
+    base = _words(stated)
+    if not base and not any(_words(f) for f in filters):
         return []
-    wanted = [name for name in names if all(_has_words(name, f) for f in filters)]
-    kinds = (_is_name, _has_words, _has_part)
-    return next((found for has in kinds if (found := [name for name in wanted if has(name, base)])), [])
+    found = _best(base, [name for name in names if all(_has_words(name, _words(f)) for f in filters)])
+    if found or fits is None or not filters:
+        return found
+    return _best(base, [n for n in names if all(_has_words(n, _words(f)) or fits(n, f) for f in filters)])
+
+
+def is_name(name: str, query: str) -> bool:
+    """Whether the query is a repo's whole name, with its owner or without."""
+    return ":" not in query and _is_name(name, _words(query))
 
 
 def nearest(query: str, names: Sequence[str], limit: int = 3) -> list[str]:
@@ -33,6 +44,11 @@ def nearest(query: str, names: Sequence[str], limit: int = 3) -> list[str]:
     short = {name.rpartition("/")[2].lower(): name for name in names} | {n.lower(): n for n in names}
     close = difflib.get_close_matches(query.lower(), short, n=2 * limit, cutoff=0.5)
     return list(dict.fromkeys(short[name] for name in close))[:limit]
+
+
+def _best(words: Sequence[str], names: Sequence[str]) -> list[str]:
+    kinds = (_is_name, _has_words, _has_part)
+    return next((found for has in kinds if (found := [name for name in names if has(name, words)])), [])
 
 
 def _words(text: str) -> list[str]:

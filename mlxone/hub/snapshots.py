@@ -1,25 +1,19 @@
-"""Model folders on disk. Each source lists what it holds; more sources are added to the table."""
+"""The layout of the Hugging Face cache, as far as one repo of it: refs, snapshots, which one is meant.
+
+Looks at the disk itself: the starter is found here, without the registry.
+"""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from mlxone.hub import places
 
 PREFIX = "models--"
 STARTER_REPO = "HuggingFaceTB/SmolLM2-135M-Instruct"
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """A folder with a config.json: without one it is half a download, or no model."""
-
-    repo: str
-    path: Path
+SHORTEST_COMMIT = 7  # letters of a commit that are enough to name it
 
 
 def is_model(folder: Path) -> bool:
@@ -39,53 +33,29 @@ def is_whole(folder: Path) -> bool:
         return False
 
 
-def hugging_face() -> Iterator[Snapshot]:
-    for folder in _listed(places.hf_cache()):
-        if folder.name.startswith(PREFIX) and (path := _canonical(folder)):
-            yield Snapshot(folder.name.removeprefix(PREFIX).replace("--", "/"), path)
+def repo_folder(repo: str) -> Path:
+    return places.hf_cache() / (PREFIX + repo.replace("/", "--"))
 
 
-def starter() -> Iterator[Snapshot]:
-    """The starter answers to the name of what it was made from: `SmolLM2` finds it."""
-    if is_whole(places.starter_folder()):
-        yield Snapshot(STARTER_REPO, places.starter_folder())
+def snapshot_of(repo: str) -> Path | None:
+    """A cached repo's folder: what `main` points to; where that is not whole, the one that came last."""
+    folder = repo_folder(repo)
+    whole = [path for path in _listed(folder / "snapshots") if is_whole(path)]
+    main = ref(folder, "main")
+    return max(whole, key=lambda p: (p.name == main, p.stat().st_mtime), default=None)
 
 
-SOURCES: tuple[Callable[[], Iterator[Snapshot]], ...] = (hugging_face, starter)
+def commit_of(folder: Path, revision: str) -> str:
+    """What a branch or tag of a cached repo points to; anything else is (the beginning of) a commit."""
+    return ref(folder, revision) or revision
 
 
-def on_disk() -> dict[str, Snapshot]:
-    """One snapshot per repo; where two sources have it, the first source's."""
-    found: dict[str, Snapshot] = {}
-    for source in SOURCES:
-        for snapshot in source():
-            found.setdefault(snapshot.repo, snapshot)
-    return found
-
-
-def snapshot_of(repo: str, revision: str | None = None) -> Path | None:
-    """A cached repo's folder; a revision is a branch, a tag or the beginning of a commit."""
-    folder = places.hf_cache() / (PREFIX + repo.replace("/", "--"))
-    if revision is None:
-        return _canonical(folder)
-    commit = _ref(folder, revision) or revision
-    candidates = [p for p in _listed(folder / "snapshots") if p.name.startswith(commit) and is_whole(p)]
-    return candidates[0] if len(candidates) == 1 and len(commit) >= 7 else None
-
-
-def _canonical(folder: Path) -> Path | None:
-    """What `main` points to; where that is not on disk, the snapshot that came last."""
-    snapshots = [p for p in _listed(folder / "snapshots") if is_whole(p)]
-    main = _ref(folder, "main")
-    return max(snapshots, key=lambda p: (p.name == main, p.stat().st_mtime), default=None)
-
-
-def _ref(folder: Path, name: str) -> str | None:
+def ref(folder: Path, name: str) -> str | None:
     if ".." in name or name.startswith("/"):
         return None
     try:
         return (folder / "refs" / name).read_text(encoding="ascii").strip() or None
-    except (OSError, UnicodeDecodeError):
+    except (OSError, ValueError):
         return None
 
 

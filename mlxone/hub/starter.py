@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 from mlxone.core.errors import HubError, ModelNotFound
@@ -15,10 +14,8 @@ REPO = snapshots.STARTER_REPO
 MANIFEST = "starter.json"
 REQUIRED = ("config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors")
 
-Progress = Callable[[int, int], None]
 
-
-def starter(progress: Progress | None = None) -> Path:
+def starter(watch: download.Watch | None = None) -> Path:
     """The prepared folder, else the repo on disk, else the repo from the Hub."""
     folder = places.starter_folder()
     if is_whole(folder):
@@ -27,7 +24,7 @@ def starter(progress: Progress | None = None) -> Path:
     if cached is not None:
         return cached
     try:
-        return download.fetch(download.plan(REPO), progress)
+        return download.fetch(download.plan(REPO), watch)
     except (HubError, ModelNotFound) as e:
         raise ModelNotFound(
             f"the starter model is not in {folder} and could not be downloaded: {e.message}",

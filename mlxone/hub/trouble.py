@@ -14,7 +14,7 @@ _LOGIN = "log in with `hf auth login`, or set HF_TOKEN"
 
 
 @contextmanager
-def explained(repo: str, revision: str | None) -> Iterator[None]:
+def explained(repo: str, revision: str | None, file: str = "a file") -> Iterator[None]:
     """Around every call of the Hub client: its exceptions come out as ours."""
     try:
         from huggingface_hub import errors
@@ -37,7 +37,7 @@ def explained(repo: str, revision: str | None) -> Iterator[None]:
             hint="check HF_TOKEN, HF_ENDPOINT and the proxy variables",
         ) from e
     except (OSError, http_error, errors.XetDownloadError, errors.EntryNotFoundError) as e:
-        raise _explain(_cause(e), repo, revision) from e
+        raise _explain(_cause(e), repo, revision, file) from e
 
 
 def _cause(error: BaseException) -> BaseException:
@@ -49,7 +49,7 @@ def _cause(error: BaseException) -> BaseException:
     return error
 
 
-def _explain(error: BaseException, repo: str, revision: str | None) -> MlxoneError:
+def _explain(error: BaseException, repo: str, revision: str | None, file: str) -> MlxoneError:
     from huggingface_hub import errors
 
     if isinstance(error, errors.GatedRepoError):
@@ -59,7 +59,7 @@ def _explain(error: BaseException, repo: str, revision: str | None) -> MlxoneErr
     if isinstance(error, errors.RevisionNotFoundError):
         return ModelNotFound(f"{repo} has no revision {revision!r}")
     if isinstance(error, errors.EntryNotFoundError):
-        return HubError(f"a file of {repo} is gone from the Hub", hint="it may have just changed: try again")
+        return HubError(f"{file} of {repo} is gone from the Hub", hint="it may have just changed: try again")
     if isinstance(error, errors.OfflineModeIsEnabled):
         return HubError(f"HF_HUB_OFFLINE is set, so {repo} cannot be fetched", hint="unset it")
     if isinstance(error, errors.HfHubHTTPError):
@@ -67,8 +67,6 @@ def _explain(error: BaseException, repo: str, revision: str | None) -> MlxoneErr
     if isinstance(error, OSError) and (error.filename is not None or error.errno in _DISK_FULL):
         what = f"{error.filename or 'the download'}: {error.strerror}"
         return StorageError(what, hint="free some space, or set HF_HUB_CACHE to a folder on another disk")
-    if "Consistency check failed" in str(error):
-        return HubError(f"a file of {repo} arrived incomplete", hint="try again")
     hub = os.environ.get("HF_ENDPOINT") or "the Hub"
     return HubError(f"{hub} cannot be reached: {_first_line(error)}", hint="check the network and try again")
 

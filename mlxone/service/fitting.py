@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
@@ -15,13 +13,12 @@ from mlxone.fitting.learned import corrections
 from mlxone.fitting.machine import Machine, this_machine, weight_rule
 from mlxone.fitting.plot import Cell
 from mlxone.fitting.report import Case, FitReport, best_bits, report
-from mlxone.fitting.store import Store
 from mlxone.fitting.weights import WIDTHS, quantized
 from mlxone.fitting.work import DEFAULT_CONTEXT, KvQuant, Work
 from mlxone.formats.config import Config
-from mlxone.hub import find, places, remote_facts
-from mlxone.hub.entry import Entry
+from mlxone.hub import find, remote_facts
 from mlxone.hub.facts import read_facts
+from mlxone.service.here import learned_store
 
 Source = str | Path | ModelFacts
 
@@ -75,20 +72,6 @@ def sku_matrix(
     return skus.sku_matrix(facts, _work(facts, ctx, kv_quant, batch, None, False))
 
 
-def fits_here(entries: Sequence[Entry]) -> list[bool | None]:
-    """Whether each fits this machine at the usual context; None where its facts are not known."""
-    if not any(entry.facts for entry in entries):
-        return [None for _ in entries]
-    with learned_store() as store:
-        machine = this_machine(store)
-        learned = corrections(store, machine)
-    rule = weight_rule(machine)
-    return [
-        None if e.facts is None else _fits(Case(e.facts, machine, rule(e.facts.wide_bytes), learned))
-        for e in entries
-    ]
-
-
 def facts_of(model: Source) -> Named:
     """From disk where it is there, else from the Hub."""
     if isinstance(model, ModelFacts):
@@ -102,15 +85,6 @@ def facts_of(model: Source) -> Named:
             raise
         return Named(remote_facts.remote_facts(repo, revision or None), repo)
     return Named(read_facts(found.path, Config.read(found.path)), found.name)
-
-
-@contextmanager
-def learned_store() -> Iterator[Store]:
-    store = Store(places.home() / "learned.sqlite")
-    try:
-        yield store
-    finally:
-        store.close()
 
 
 def _work(
@@ -139,11 +113,6 @@ def _within(machine: Machine, memory_budget: float | None) -> Machine:
         raise UsageError(f"memory_budget must be a number of GB above 0, not {memory_budget!r}")
     budget = int(memory_budget * 1e9)
     return replace(machine, usable_bytes=budget, free_now_bytes=min(machine.free_now_bytes, budget))
-
-
-def _fits(case: Case) -> bool:
-    work = Work(min(DEFAULT_CONTEXT, case.facts.context_length or DEFAULT_CONTEXT))
-    return case.needs(work).total_bytes <= case.machine.usable_bytes
 
 
 def _at(case: Case, work: Work, named: Named, bits: int | None) -> FitReport:

@@ -29,7 +29,7 @@ from mlxone.fitting.work import Work
 from mlxone.formats.config import Config
 from mlxone.hub.facts import read_facts
 from mlxone.service.answer import answer
-from mlxone.service.fitting import learned_store
+from mlxone.service.here import learned_store
 from mlxone.service.model import Model
 
 log = logging.getLogger(__name__)

@@ -76,12 +76,12 @@ class Stage:
     def repo_for(self, query: str) -> str | None:
         return query if re.fullmatch(r"\w+/\w+", query) else {"short": "org/long"}.get(query)
 
-    def plan(self, repo: str, revision: str | None = None) -> Any:
+    def plan(self, repo: str, revision: str | None = None, **patterns: Any) -> Any:
         return _module(repo=repo, revision=revision, files=(), total_bytes=3_400_000_000)
 
-    def fetch(self, plan: Any, progress: Any) -> Path:
-        progress(0, plan.total_bytes)
-        progress(plan.total_bytes, plan.total_bytes)
+    def fetch(self, plan: Any, watch: Any, *, to: Path | None = None) -> Path:
+        watch.begin(plan, {"model.safetensors": 0})
+        watch.end(plan.total_bytes)
         self.fetched.append(f"{plan.repo}@{plan.revision}" if plan.revision else plan.repo)
         self.missing.clear()
         return Path("/cache") / plan.repo

@@ -85,7 +85,8 @@ def test_and_may_say_no(at_a_terminal, stage, typed):
         (["org/repo@v1"], "org/repo@v1"),
     ],
 )
-def test_get_prints_the_folder(mlxone, stage, args, fetched):
+def test_get_prints_the_folder(mlxone, stage, monkeypatch, args, fetched):
+    monkeypatch.delenv("HF_HUB_OFFLINE")
     result = mlxone("get", *args)
     assert (result.code, stage.fetched) == (0, [fetched])
     assert result.out == f"/cache/{fetched.partition('@')[0]}\n"
@@ -94,9 +95,3 @@ def test_get_prints_the_folder(mlxone, stage, args, fetched):
 def test_get_of_a_folder_of_ones_own(mlxone, stage):
     result = mlxone("get", "local")
     assert (result.code, result.out, stage.fetched) == (3, "", [])
-
-
-def test_sizes_in_words():
-    from mlxone.cli.opening import in_words
-
-    assert [in_words(n) for n in (0, 1_500, 2_500_000, 3_400_000_000)] == ["0 kB", "2 kB", "2.5 MB", "3.4 GB"]

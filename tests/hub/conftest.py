@@ -1,25 +1,46 @@
 from __future__ import annotations
 
-import time
+import hashlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import huggingface_hub.constants
 import pytest
 
-from mlxone.hub import places
+from mlxone.hub import client, places
 from tests.hub.fake_hub import FakeHub, serving
 
 
 @pytest.fixture
 def fake_hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
     """A running Hub of one's own; the client talks to it, does not wait between retries and has no token."""
-    monkeypatch.setattr(time, "sleep", lambda _: None)
+    monkeypatch.setattr(client, "PATIENCE", replace(client.PATIENCE, pause=lambda stop, seconds: None))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)  # read once, at its import
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     with serving(FakeHub()) as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         yield hub
+        nothing_damaged_is_visible(hub)
+
+
+def nothing_damaged_is_visible(hub: FakeHub) -> None:
+    """What must hold at any moment, whatever went wrong: a file that has its name is whole and right."""
+    for path in places.hf_cache().glob("models--*/snapshots/*/**/*"):
+        if path.is_dir():
+            continue
+        content = path.read_bytes()
+        if path.is_symlink():
+            assert path.resolve().name in hashes(content), path
+        else:
+            name = path.relative_to(places.hf_cache()).parts[0].removeprefix("models--").replace("--", "/")
+            repo = hub.repos.get(name)  # None: put there by the test itself
+            assert repo is None or content in repo.files.values(), path
+
+
+def hashes(content: bytes) -> set[str]:
+    git = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+    return {git, hashlib.sha256(content).hexdigest()}
 
 
 @pytest.fixture

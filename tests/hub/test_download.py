@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import huggingface_hub.constants
+import huggingface_hub
 import pytest
 
 from mlxone.core.errors import (
@@ -18,47 +19,16 @@ from mlxone.core.errors import (
     UsageError,
 )
 from mlxone.hub import download, places
-from mlxone.hub.download import Plan, fetch, plan
+from mlxone.hub.download import Plan, State, fetch, plan
 from mlxone.hub.find import find
 from tests.hub.fake_hub import FakeHub, Refusal, Repo, refuse
-
-NAME = "org/model"
-WEIGHTS = bytes(range(256)) * 40
-FILES = {
-    "README.md": b"# A model",
-    "config.json": b'{"model_type": "llama"}',
-    "tokenizer.json": b"{}" * 600,
-    "tokenizer_config.json": b"{}",
-    "chat_template.jinja": b"{{ messages }}",
-    "additional_chat_templates/tool_use.jinja": b"{{ tools }}",
-    "merges.txt": b"a b",
-    "tokenizer.model": b"sp",
-    "model-00001-of-00002.safetensors": WEIGHTS,
-    "model-00002-of-00002.safetensors": WEIGHTS[::-1],
-    "model.safetensors.index.json": b'{"weight_map": {"a": "model-00001-of-00002.safetensors"}}',
-    "consolidated.safetensors": WEIGHTS,
-    "pytorch_model.bin": WEIGHTS,
-    "original/params.json": b"{}",
-    "onnx/model.safetensors": WEIGHTS,
-}
-NEEDED = set(FILES) - {
-    "README.md",
-    "consolidated.safetensors",
-    "pytorch_model.bin",
-    "original/params.json",
-    "onnx/model.safetensors",
-}
+from tests.hub.seen import FILES, NAME, NEEDED, WEIGHTS, Seen, contents, in_cache, leftovers
 
 
 @pytest.fixture
 def repo(fake_hub: FakeHub) -> Repo:
     fake_hub.repos[NAME] = Repo(dict(FILES))
     return fake_hub.repos[NAME]
-
-
-def in_cache() -> list[Path]:
-    """What stands in any snapshot."""
-    return [p for p in places.hf_cache().glob("models--*/snapshots/**/*") if not p.is_dir()]
 
 
 def test_the_plan_is_what_a_text_model_needs_and_its_exact_size(repo: Repo):
@@ -76,46 +46,135 @@ def test_a_plan_asks_once_and_fetches_nothing(repo: Repo, fake_hub: FakeHub):
 
 def test_fetching_makes_a_snapshot_that_find_knows(repo: Repo, fake_hub: FakeHub):
     folder = fetch(plan(NAME))
-    assert {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()} == {
-        name: FILES[name] for name in NEEDED
-    }
+    assert contents(folder) == {name: FILES[name] for name in NEEDED}
     assert find(NAME).path == folder
     assert (folder.parent.parent / "refs" / "main").read_text() == repo.commit
-    assert fake_hub.gets()[0].startswith("model-0000")  # weights first
+    assert leftovers() == set()
     assert fake_hub.gets()[-1] == "config.json"
 
 
 def test_progress_counts_every_byte_once(repo: Repo):
-    seen: list[tuple[int, int]] = []
+    seen = Seen()
     wanted = plan(NAME)
-    fetch(wanted, lambda done, total: seen.append((done, total)))
-    assert seen[0] == (0, wanted.total_bytes)
-    assert seen[-1] == (wanted.total_bytes, wanted.total_bytes)
-    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
-
-
-def test_what_the_client_counts_twice_is_shown_once():
-    seen: list[int] = []
-    counter = download._Counter(lambda done, total: seen.append(done), 100, 300)
-    file = download.File("a", 50, None)
-    counter.start(file)
-    bar = counter.bar()(total=50, initial=0)
-    for count in (30, 40, -60, 30, 20):
-        bar.update(count)
-    bar.update_transfer(50)
-    counter.finish(file)
-    assert seen == [100, 130, 150, 100, 130, 150, 150]
+    fetch(wanted, seen)
+    assert (seen.history[0], seen.history[-1]) == (0, wanted.total_bytes)
+    assert seen.history == sorted(seen.history)
+    assert seen.fetched == wanted.total_bytes
+    assert {states[-1] for states in seen.states.values()} == {State.DONE}
+    assert set(seen.states) == NEEDED
 
 
 def test_what_is_there_is_not_fetched_again(repo: Repo, fake_hub: FakeHub):
     folder = fetch(plan(NAME))
     fake_hub.log.clear()
     (folder / "merges.txt").unlink()
-    seen: list[int] = []
-    fetch(plan(NAME), lambda done, total: seen.append(done))
+    seen = Seen()
+    fetch(plan(NAME), seen)
     assert fake_hub.gets() == []  # the blob was still there, only its name had gone
     assert (folder / "merges.txt").read_bytes() == FILES["merges.txt"]
-    assert seen[0] == plan(NAME).total_bytes - len(FILES["merges.txt"])
+    assert (seen.history[0], seen.fetched) == (seen.total, 0)
+
+
+def test_what_another_revision_brought_is_not_fetched_again(repo: Repo, fake_hub: FakeHub):
+    fetch(plan(NAME))
+    repo.commit = "d" * 40
+    repo.files["merges.txt"] = b"a c"
+    fake_hub.log.clear()
+    seen = Seen()
+    folder = fetch(plan(NAME), seen)
+    assert fake_hub.gets() == ["merges.txt"]
+    assert contents(folder) == {name: repo.files[name] for name in NEEDED}
+    assert seen.fetched == 3
+
+
+@pytest.mark.parametrize("spoilt", [b"", b"{", b"{}{}{}"])
+def test_a_file_that_was_cut_or_grew_is_fetched_again(repo: Repo, fake_hub: FakeHub, spoilt: bytes):
+    folder = fetch(plan(NAME))
+    fake_hub.log.clear()
+    (folder / "tokenizer_config.json").resolve().write_bytes(spoilt)
+    assert contents(fetch(plan(NAME))) == {name: FILES[name] for name in NEEDED}
+    assert fake_hub.gets() == ["tokenizer_config.json"]
+
+
+def test_two_names_of_one_content(repo: Repo, fake_hub: FakeHub):
+    repo.files["model-00002-of-00002.safetensors"] = WEIGHTS
+    folder = fetch(plan(NAME))
+    assert contents(folder) == {name: repo.files[name] for name in NEEDED}
+    assert len([name for name in fake_hub.gets() if name.startswith("model-0000")]) == 1
+
+
+def test_an_empty_file(repo: Repo):
+    repo.files["merges.txt"] = b""
+    assert (fetch(plan(NAME)) / "merges.txt").read_bytes() == b""
+
+
+# What other tools read.
+
+
+def test_the_hub_client_reads_what_we_wrote(repo: Repo):
+    folder, cache = fetch(plan(NAME)), places.hf_cache()
+    for name in NEEDED:
+        cached = huggingface_hub.try_to_load_from_cache(NAME, name, cache_dir=cache)
+        assert cached == str(folder / name)
+        assert huggingface_hub.hf_hub_download(NAME, name, cache_dir=cache, local_files_only=True) == cached
+    found = huggingface_hub.scan_cache_dir(cache)
+    assert found.warnings == []
+    (only,) = found.repos
+    assert (only.repo_id, only.nb_files) == (NAME, len(NEEDED))
+    assert only.size_on_disk == sum(len(FILES[name]) for name in NEEDED)
+    assert {(r.commit_hash, r.refs) for r in only.revisions} == {(repo.commit, frozenset({"main"}))}
+    assert Path(huggingface_hub.snapshot_download(NAME, cache_dir=cache, local_files_only=True)) == folder
+
+
+def test_and_does_not_fetch_it_again(repo: Repo, fake_hub: FakeHub):
+    folder = fetch(plan(NAME))
+    fake_hub.log.clear()
+    there = huggingface_hub.hf_hub_download(
+        NAME, "merges.txt", cache_dir=places.hf_cache(), endpoint=fake_hub.url
+    )
+    assert there == str(folder / "merges.txt")
+    assert fake_hub.gets() == []  # it asked for the etag and found the blob of that name
+
+
+def test_we_read_what_it_wrote(repo: Repo, fake_hub: FakeHub):
+    for name in NEEDED:
+        huggingface_hub.hf_hub_download(NAME, name, cache_dir=places.hf_cache(), endpoint=fake_hub.url)
+    fake_hub.log.clear()
+    fetch(plan(NAME))
+    assert fake_hub.gets() == []
+
+
+def test_links_are_relative_so_the_cache_can_move(repo: Repo):
+    folder = fetch(plan(NAME))
+    for name in NEEDED:
+        assert not os.path.isabs(os.readlink(folder / name))
+
+
+@pytest.mark.parametrize("how", ["refused", "unwanted"])
+def test_a_system_without_links(repo: Repo, fake_hub: FakeHub, monkeypatch: pytest.MonkeyPatch, how: str):
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EPERM, "no links here")
+
+    if how == "refused":
+        monkeypatch.setattr(os, "symlink", refuse)
+    else:
+        monkeypatch.setenv("HF_HUB_DISABLE_SYMLINKS", "1")
+    folder = fetch(plan(NAME))
+    assert contents(folder) == {name: FILES[name] for name in NEEDED}
+    assert not any(path.is_symlink() for path in folder.rglob("*"))
+    assert leftovers() == set()
+    fake_hub.log.clear()
+    fetch(plan(NAME))
+    assert fake_hub.gets() == []
+
+
+def test_a_link_less_system_leaves_blobs_to_those_that_use_them(repo: Repo, monkeypatch: pytest.MonkeyPatch):
+    first = fetch(plan(NAME))
+    repo.commit = "d" * 40
+    monkeypatch.setenv("HF_HUB_DISABLE_SYMLINKS", "1")
+    second = fetch(plan(NAME))
+    assert contents(first) == contents(second)
+    assert leftovers() == set()
 
 
 def test_a_new_commit_moves_main(repo: Repo):
@@ -133,6 +192,24 @@ def test_a_revision(repo: Repo, fake_hub: FakeHub):
     assert find(f"{NAME}@v2").path == folder
     with pytest.raises(ModelNotFound, match="org/model has no revision 'v3'"):
         plan(NAME, "v3")
+
+
+@pytest.mark.parametrize("revision", ["../../x", "/etc/x", "a/../b", "", ".", "a\\b"])
+def test_a_revision_that_would_be_another_file(repo: Repo, fake_hub: FakeHub, revision: str):
+    with pytest.raises(UsageError, match="is not a revision"):
+        plan(NAME, revision)
+    assert fake_hub.log == []
+
+
+def test_a_revision_with_folders(repo: Repo):
+    repo.revisions = ("main", "refs/pr/1")
+    folder = fetch(plan(NAME, "refs/pr/1"))
+    assert (folder.parents[1] / "refs" / "refs" / "pr" / "1").read_text() == repo.commit
+
+
+def test_a_commit_needs_no_ref(repo: Repo):
+    folder = fetch(plan(NAME, repo.commit))
+    assert not (folder.parent.parent / "refs").exists()
 
 
 @pytest.mark.parametrize(
@@ -200,7 +277,7 @@ def test_a_hub_that_recovers_is_not_given_up(repo: Repo):
 def test_a_file_that_vanished_meanwhile(repo: Repo):
     wanted = plan(NAME)
     del repo.files["merges.txt"]
-    with pytest.raises(HubError, match="a file of org/model is gone"):
+    with pytest.raises(HubError, match="merges.txt of org/model is gone"):
         fetch(wanted)
 
 
@@ -211,57 +288,10 @@ def test_nobody_listens(fake_hub: FakeHub, monkeypatch: pytest.MonkeyPatch):
 
 
 def test_offline_mode_is_respected(fake_hub: FakeHub, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # now, and not when the client was imported
     with pytest.raises(HubError, match="HF_HUB_OFFLINE is set"):
         plan(NAME)
     assert fake_hub.log == []
-
-
-# Damage on the way.
-
-
-@pytest.mark.parametrize("file", ["model-00001-of-00002.safetensors", "config.json"])
-def test_a_line_that_goes_dead_leaves_nothing_half(repo: Repo, file: str):
-    repo.cut[file] = len(FILES[file]) // 2
-    with pytest.raises(HubError):
-        fetch(plan(NAME))
-    assert not any(p.name == file for p in in_cache())
-    with pytest.raises(ModelNotFound):
-        find(NAME)
-    repo.cut.clear()
-    assert find(str(fetch(plan(NAME)))).path.name == repo.commit
-
-
-def test_a_body_of_the_right_size_and_the_wrong_bytes(repo: Repo):
-    file = "model-00002-of-00002.safetensors"
-    repo.sent[file] = bytes(len(WEIGHTS))
-    with pytest.raises(HubError, match="arrived damaged"):
-        fetch(plan(NAME))
-    assert not any(p.name == file for p in in_cache())
-    repo.sent.clear()
-    folder = fetch(plan(NAME))
-    assert (folder / file).read_bytes() == WEIGHTS[::-1]
-
-
-@pytest.mark.parametrize("length", [len(WEIGHTS) - 1, len(WEIGHTS) + 1])
-def test_a_body_of_the_wrong_size(repo: Repo, length: int):
-    file = "model-00001-of-00002.safetensors"
-    repo.sent[file] = (WEIGHTS * 2)[:length]
-    with pytest.raises(HubError, match="incomplete|damaged"):
-        fetch(plan(NAME))
-    assert not any(p.name == file for p in in_cache())
-
-
-def test_ctrl_c_leaves_no_model(repo: Repo):
-    def stop(done: int, total: int) -> None:
-        if done > len(WEIGHTS):
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        fetch(plan(NAME), stop)
-    with pytest.raises(ModelNotFound):
-        find(NAME)
-    assert list(places.hf_cache().rglob("*.incomplete")) == []
 
 
 # The disk.
@@ -279,15 +309,6 @@ def test_free_disk_is_checked_before_anything_is_fetched(
     assert fake_hub.gets() == []
     usage.free += 1
     fetch(wanted)
-
-
-def test_a_disk_that_fills_up_meanwhile(repo: Repo, monkeypatch: pytest.MonkeyPatch):
-    def full(*_: Any, **__: Any) -> str:
-        raise OSError(28, os.strerror(28), "/cache/blob")
-
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", full)
-    with pytest.raises(StorageError, match="/cache/blob: No space left"):
-        fetch(plan(NAME))
 
 
 def test_a_cache_that_cannot_be_written(repo: Repo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

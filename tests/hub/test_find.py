@@ -126,7 +126,9 @@ def test_a_revision(cached: Cached):
     half = cached("org/m", "c3" * 20, config=False)
     outside = half.parent.parent / "elsewhere"
     outside.write_text("a1" * 20)
-    for revision in ("b2", "v9", "c3c3c3c", "../elsewhere", str(outside)):
+    with pytest.raises(ModelNotFound, match="org/m@c3c3c3c3c3c3 is not whole on this machine"):
+        find("org/m@c3c3c3c")
+    for revision in ("b2", "v9", "../elsewhere", str(outside)):
         with pytest.raises(ModelNotFound, match="is not on this machine"):
             find(f"org/m@{revision}")
 
@@ -144,13 +146,13 @@ def test_a_query_must_match_one(cached: Cached):
     assert find("8b").path == eight
     with pytest.raises(AmbiguousModel) as e:
         find("qwen")
-    assert e.value.message == "'qwen' matches 2 models: org/Qwen3-4B-4bit, org/Qwen3-8B-4bit"
+    assert e.value.message == ("'qwen' matches 2 models: org/Qwen3-4B-4bit (0 kB), org/Qwen3-8B-4bit (0 kB)")
 
 
 def test_a_long_list_is_cut(cached: Cached):
     for i in range(12):
         cached(f"org/model-{i:02}")
-    with pytest.raises(AmbiguousModel, match="org/model-07 and 4 more"):
+    with pytest.raises(AmbiguousModel, match="org/model-07 .* and 4 more"):
         find("model")
 
 
@@ -300,9 +302,43 @@ def test_every_shard_of_the_index_must_be_there(cached: Cached):
         find("org/model")
     (model / "model-2.safetensors").touch()
     assert find("org/model").path == model
-    index.write_text("[")
-    with pytest.raises(ModelNotFound):
-        find("org/model")
+
+
+def test_what_is_there_and_damaged_is_found(cached: Cached):
+    """Whoever reads it says better what is wrong with it."""
+    model = cached("org/model")
+    (model / "model.safetensors.index.json").write_text("[")
+    assert find("org/model") == Found(model, "org/model", "org/model")
+
+
+def test_models_of_other_programs(home: Path):
+    path = folder(home / ".lmstudio" / "models" / "pub" / "Thing-1B")
+    assert find("thing-1b") == Found(path, "pub/Thing-1B")  # not known to be on the Hub
+    (home / ".lmstudio" / "models" / "pub" / "g").mkdir()
+    gguf = home / ".lmstudio" / "models" / "pub" / "g" / "other.gguf"
+    gguf.write_bytes(b"GGUF")
+    with pytest.raises(UnsupportedModel, match="other.gguf: GGUF files are not run directly yet"):
+        find("pub/g")
+
+
+def test_a_path_and_the_starter_ask_no_registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    model = folder(tmp_path / "m")
+    prepared = folder(places.starter_folder())
+    for name in starter.REQUIRED:
+        (prepared / name).touch()
+    starter.write_manifest(prepared, "here")
+
+    def opened(*_, **__):
+        raise AssertionError("the registry was asked")
+
+    monkeypatch.setattr("mlxone.hub.find.Registry", opened)
+    assert find(str(model)).path == model
+    assert find("starter").path == prepared
+    assert looks_like_model("starter")
+    assert looks_like_model(str(model))
+    assert not looks_like_model("two words")
+    with pytest.raises(AssertionError):
+        find("org/m")
 
 
 def test_a_short_name_is_never_another_model(cached: Cached):

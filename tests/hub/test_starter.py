@@ -18,6 +18,7 @@ from mlxone.core.errors import ModelNotFound
 from mlxone.hub import places
 from mlxone.hub.starter import MANIFEST, REPO, REQUIRED, is_whole, starter, write_manifest
 from tests.hub.fake_hub import FakeHub, Repo
+from tests.hub.seen import Seen
 from tests.models import gguf_files as g
 from tools import make_starter
 
@@ -64,9 +65,9 @@ def test_the_prepared_folder_comes_first(made: Path, cached: Callable[..., Path]
 
 def test_then_the_cache_then_the_hub(fake_hub: FakeHub):
     fake_hub.repos[REPO] = Repo({"config.json": b"{}", "model.safetensors": b"w", "tokenizer.json": b"{}"})
-    seen: list[tuple[int, int]] = []
-    folder = starter(lambda done, total: seen.append((done, total)))
-    assert seen[-1] == (5, 5)
+    seen = Seen()
+    folder = starter(seen)
+    assert seen.history[-1] == seen.total == 5
     fake_hub.log.clear()
     assert starter() == folder
     assert fake_hub.log == []

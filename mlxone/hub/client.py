@@ -1,0 +1,171 @@
+"""Our side of the Hub's client: its session, headers and rules, and how patient we are with a server.
+
+The client is imported inside functions: it is not needed to run a model. Nothing here knows files.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlencode
+
+from mlxone.core.errors import HubError
+
+if TYPE_CHECKING:
+    from huggingface_hub.hf_api import HfApi
+
+T = TypeVar("T")
+
+_TRUE = ("1", "ON", "YES", "TRUE")
+_WORTH_A_RETRY = (408, 429, 500, 502, 503, 504)
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long is waited for what, in seconds. Tests bring their own clock."""
+
+    attempts: int = 6  # in a row without progress
+    questions: int = 3  # attempts at what a person waits for
+    first_wait: float = 1.0  # doubled each time
+    longest_wait: float = 30.0
+    longest_asked: float = 120.0  # what a server may ask for with Retry-After
+    connect: float = 20.0
+    read: float = 30.0  # of silence
+    slow_window: float = 60.0  # a line that brings less than this in that time counts as dead
+    slow_bytes: int = 4096
+    now: Callable[[], float] = time.monotonic
+    pause: Callable[[threading.Event, float], object] = threading.Event.wait  # ends early when it is set
+
+
+PATIENCE = Patience()
+
+
+class BrokenOff(Exception):
+    """A body that ended early, or trickled in too slowly to ever end."""
+
+
+class Damaged(Exception):
+    """What arrives cannot be the file; the message says why in a few words."""
+
+
+class Stopped(Exception):
+    """Somebody else's failure, or Ctrl-C, ended this work."""
+
+
+def is_offline() -> bool:
+    """Read at each call; the client reads it once, when it is imported, and keeps to that."""
+    return any(
+        os.environ.get(name, "").upper() in _TRUE for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+    )
+
+
+def check_online(repo: str) -> None:
+    if is_offline():
+        raise HubError(f"HF_HUB_OFFLINE is set, so {repo} cannot be fetched", hint="unset it")
+
+
+def endpoint() -> str | None:
+    return os.environ.get("HF_ENDPOINT") or None
+
+
+def api() -> HfApi:
+    from huggingface_hub import HfApi
+
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # what goes wrong is ours to say
+    return HfApi(endpoint=endpoint(), library_name="mlxone")
+
+
+def file_url(repo: str, revision: str, name: str) -> str:
+    from huggingface_hub import hf_hub_url
+
+    return hf_hub_url(repo, name, revision=revision, endpoint=endpoint())
+
+
+def listing(path: str, query: Sequence[tuple[str, str]]) -> Any:
+    """JSON from the Hub's API. The client's own calls would retry by rules and for times of their own."""
+    from huggingface_hub import constants
+
+    with opened(f"{endpoint() or constants.ENDPOINT}/api/{path}?{urlencode(query)}") as response:
+        return json.loads(response.read())
+
+
+@contextmanager
+def opened(url: str, headers: Mapping[str, str] | None = None) -> Iterator[Any]:
+    """A streaming response that is no refusal. Its type belongs to the client's HTTP library."""
+    from huggingface_hub import get_session, utils
+
+    # As it lies there: a range of a compressed form is no range of the file.
+    own = {"Accept-Encoding": "identity", **(headers or {})}
+    sent = utils.build_hf_headers(library_name="mlxone", headers=own)  # type: ignore[attr-defined]
+    timeout = (PATIENCE.connect, PATIENCE.read, PATIENCE.read, None)
+    with get_session().stream("GET", url, headers=sent, timeout=timeout, follow_redirects=True) as response:
+        utils.hf_raise_for_status(response)  # type: ignore[attr-defined]
+        yield response
+
+
+def etag_of(response: Any) -> str | None:
+    """What the Hub calls the content. Of a redirected answer only the Hub's own word counts."""
+    for answer in (*response.history, response):
+        linked = answer.headers.get("X-Linked-Etag")
+        if linked:
+            return _bare(linked)
+    own = response.headers.get("ETag")
+    return _bare(own) if own and not response.history else None
+
+
+def _bare(etag: str) -> str:
+    return etag.removeprefix("W/").strip('"')
+
+
+class Retries:
+    """Decides after each failure whether to try again, and waits before it."""
+
+    def __init__(self, attempts: int | None = None, stop: threading.Event | None = None) -> None:
+        self._attempts = attempts or PATIENCE.attempts
+        self._stop = stop or threading.Event()
+        self._failures = 0
+
+    def progress(self) -> None:
+        self._failures = 0
+
+    def wait_after(self, error: Exception) -> None:
+        """Returns when it is time to try again; raises the error when that is of no use."""
+        self._failures += 1
+        delay = _delay(error, self._failures)
+        if delay is None or self._failures >= self._attempts:
+            raise error
+        PATIENCE.pause(self._stop, delay)
+        if self._stop.is_set():
+            raise Stopped
+
+
+def patiently(question: Callable[[], T]) -> T:
+    retries = Retries(PATIENCE.questions)
+    while True:
+        try:
+            return question()
+        except Exception as e:  # noqa: BLE001 - raised again unless it is one that may pass
+            retries.wait_after(e)
+
+
+def _delay(error: Exception, failures: int) -> float | None:
+    """Seconds until the next attempt; None where none would help."""
+    from huggingface_hub import errors
+
+    http_error: type[Exception] = errors.HTTPError  # type: ignore[attr-defined]
+    delay = min(PATIENCE.first_wait * 2.0 ** (failures - 1), PATIENCE.longest_wait)
+    if isinstance(error, errors.HfHubHTTPError):
+        if error.response.status_code not in _WORTH_A_RETRY:
+            return None
+        asked = error.response.headers.get("Retry-After", "").strip()
+        if asked.isdigit():
+            return float(asked) if float(asked) <= PATIENCE.longest_asked else None
+        return delay
+    return delay if isinstance(error, (BrokenOff, http_error)) else None

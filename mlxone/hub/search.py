@@ -1,0 +1,69 @@
+"""Models on the Hub that match some words: MLX conversions first, then others with safetensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from mlxone.core.errors import HubError
+from mlxone.hub import client, snapshots
+from mlxone.hub.trouble import explained
+
+MLX, MLX_AUTHOR = "mlx", "mlx-community/"
+_LISTING = "the list of models"
+_FIELDS = ("downloads", "lastModified", "library_name", "likes", "safetensors", "tags")
+
+_BYTES = {
+    **dict.fromkeys(("F64", "I64", "U64"), 8),
+    **dict.fromkeys(("F32", "I32", "U32"), 4),
+    **dict.fromkeys(("F16", "BF16", "I16", "U16"), 2),
+    **dict.fromkeys(("F8_E4M3", "F8_E5M2", "F8_E8M0", "I8", "U8", "BOOL"), 1),
+}
+# Elements of these hold several weights each in a quantized model: their count says nothing of parameters.
+_PACKED = {"U32", "I32", "U8", "I8"}
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    repo: str
+    mlx: bool
+    size_bytes: int | None  # of the weights, where the Hub counted them
+    parameters: int | None  # likewise; None where they are packed
+    downloads: int  # of the last month
+    likes: int
+    updated: str | None  # a date, 2026-01-31
+    on_disk: bool
+
+
+def search(words: str, limit: int = 20) -> list[Hit]:
+    """At most `limit`, each kind by its downloads."""
+    client.check_online(_LISTING)
+    with explained(_LISTING, None):
+        rows = [row for tag in (MLX, "safetensors") for row in _listed(words, tag, limit)]
+        hits = {row["id"]: _hit(row) for row in rows}
+    return sorted(hits.values(), key=lambda hit: (not hit.mlx, -hit.downloads))[:limit]
+
+
+def _listed(words: str, tag: str, limit: int) -> list[dict[str, Any]]:
+    query = [("search", words), ("filter", tag), ("sort", "downloads"), ("limit", str(limit))]
+    query += [("expand", field) for field in _FIELDS]
+    rows = client.patiently(lambda: client.listing("models", query))
+    if not isinstance(rows, list) or not all(isinstance(row, dict) and "id" in row for row in rows):
+        raise HubError("the Hub's answer is no list of models", hint="check HF_ENDPOINT")
+    return rows
+
+
+def _hit(row: dict[str, Any]) -> Hit:
+    repo = str(row["id"])
+    counts: dict[str, int] = (row.get("safetensors") or {}).get("parameters") or {}
+    known = bool(counts) and counts.keys() <= _BYTES.keys()
+    return Hit(
+        repo=repo,
+        mlx=MLX in (row.get("library_name"), *(row.get("tags") or ())) or repo.startswith(MLX_AUTHOR),
+        size_bytes=sum(_BYTES[kind] * count for kind, count in counts.items()) if known else None,
+        parameters=sum(counts.values()) if known and not counts.keys() & _PACKED else None,
+        downloads=row.get("downloads") or 0,
+        likes=row.get("likes") or 0,
+        updated=str(row.get("lastModified") or "")[:10] or None,
+        on_disk=snapshots.snapshot_of(repo) is not None,
+    )

@@ -1,0 +1,42 @@
+"""Whether models fit this machine: the question `ls` asks of thousands at once, so little is imported."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from mlxone.fitting.learned import corrections
+from mlxone.fitting.machine import this_machine, weight_rule
+from mlxone.fitting.report import Case
+from mlxone.fitting.store import Store
+from mlxone.fitting.work import DEFAULT_CONTEXT, Work
+from mlxone.hub import places
+from mlxone.hub.entry import Entry
+
+
+@contextmanager
+def learned_store() -> Iterator[Store]:
+    store = Store(places.home() / "learned.sqlite")
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+def fits_here(entries: Sequence[Entry]) -> list[bool | None]:
+    """Whether each fits this machine at the usual context; None where its facts are not known."""
+    if not any(entry.facts for entry in entries):
+        return [None for _ in entries]
+    with learned_store() as store:
+        machine = this_machine(store)
+        learned = corrections(store, machine)
+    rule = weight_rule(machine)
+    return [
+        None if e.facts is None else _fits(Case(e.facts, machine, rule(e.facts.wide_bytes), learned))
+        for e in entries
+    ]
+
+
+def _fits(case: Case) -> bool:
+    work = Work(min(DEFAULT_CONTEXT, case.facts.context_length or DEFAULT_CONTEXT))
+    return case.needs(work).total_bytes <= case.machine.usable_bytes

@@ -1,0 +1,487 @@
+"""A model folder as plain numbers: models of true size against sums worked out by hand, then nonsense."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mlxone.core.errors import DamagedModel, MlxoneError
+from mlxone.core.facts import LayerFacts, ModelFacts
+from mlxone.formats.config import Config
+from mlxone.formats.safetensors import TensorInfo
+from mlxone.hub.facts import facts_of, kv_config_of, read_facts
+from tests.models.checkpoints import write_safetensors
+from tests.sparse import CONFIGS, Tensor, packed, shapes, write_model, write_weights
+
+BF16 = 2
+GROUP = 64
+SCALES = 2 * BF16  # a scale and a bias for each group
+
+
+class Hand:
+    """What a model consists of, counted from its published shapes: elements of its tensors."""
+
+    def __init__(self, *, matrices: int, plain: int, lookup: int = 0, experts: int = 0, towers: int = 0):
+        self.matrices, self.plain, self.lookup, self.experts = matrices, plain, lookup, experts
+        self.towers = towers  # beside the language model, never packed
+
+    def stored(self, elements: int, bits: int | None) -> int:
+        """Bytes of matrices of so many elements."""
+        return elements * BF16 if bits is None else elements * bits // 8 + elements // GROUP * SCALES
+
+
+# 48 layers, each sixth full: 40 sliding ones with 8 key-value heads of 256, 8 full ones with one of 512
+# that gives keys and values both. 16 heads of queries. Embeddings serve as the head.
+GEMMA_12B = Hand(
+    matrices=262_144 * 3840
+    + 40 * (2 * 3840 * (16 * 256) + 2 * 3840 * (8 * 256))
+    + 8 * (2 * 3840 * (16 * 512) + 1 * 3840 * (1 * 512))
+    + 48 * 3 * 3840 * 15_360,
+    plain=(48 * 2 + 1) * 3840,
+    towers=8 * 1152 * (4 * 1152),
+)
+# 30 layers: 25 sliding, 5 full with 2 key-value heads. Beside a dense feed-forward layer of 2112, 128
+# experts of 704 and the gate that chooses 8.
+GEMMA_26B_EXPERTS = 30 * 128 * 3 * 2816 * 704
+GEMMA_26B = Hand(
+    matrices=262_144 * 2816
+    + 25 * (2 * 2816 * (16 * 256) + 2 * 2816 * (8 * 256))
+    + 5 * (2 * 2816 * (16 * 512) + 1 * 2816 * (2 * 512))
+    + 30 * 3 * 2816 * 2112
+    + 30 * 128 * 2816
+    + GEMMA_26B_EXPERTS,
+    plain=(30 * 2 + 1) * 2816,
+    experts=GEMMA_26B_EXPERTS,
+    towers=8 * 1152 * (4 * 1152),
+)
+# 42 layers, 7 of them full; the last 18 (15 sliding, 3 full) have no keys and values of their own. A second
+# embedding holds 256 numbers for each layer.
+GEMMA_E4B = Hand(
+    matrices=262_144 * 2560
+    + 262_144 * (42 * 256)
+    + (42 * 256) * 2560
+    + 35 * 2 * 2560 * (8 * 256)
+    + 7 * 2 * 2560 * (8 * 512)
+    + 20 * 2 * 2560 * (2 * 256)
+    + 4 * 2 * 2560 * (2 * 512)
+    + 42 * 3 * 2560 * 10_240,
+    plain=(42 * 2 + 1) * 2560,
+    lookup=262_144 * (42 * 256),
+    towers=8 * 1152 * (4 * 1152),
+)
+# 32 layers, each fourth with attention, whose queries carry a gate of their size; the others with 32 value
+# heads and 16 query and key heads of 128, a convolution over 4 tokens and one number for each head.
+QWEN_4B = Hand(
+    matrices=248_320 * 2560
+    + 8 * (3 * 2560 * (16 * 256) + 2 * 2560 * (4 * 256))
+    + 24 * 2560 * ((2 * 16 * 128 + 32 * 128) + 2 * (32 * 128))
+    + 32 * 3 * 2560 * 9216,
+    plain=(32 * 2 + 1) * 2560 + 24 * ((2 * 16 * 128 + 32 * 128) * 4 + 32),
+    towers=8 * 1024 * (4 * 1024),
+)
+# 40 layers, 10 with attention; 256 experts of 512 and one that all tokens share. A head of its own.
+QWEN_35B_EXPERTS = 40 * 256 * 3 * 2048 * 512
+QWEN_35B = Hand(
+    matrices=2 * 248_320 * 2048
+    + 10 * (3 * 2048 * (16 * 256) + 2 * 2048 * (2 * 256))
+    + 30 * 2048 * ((2 * 16 * 128 + 32 * 128) + 2 * (32 * 128))
+    + 40 * 3 * 2048 * 512
+    + 40 * 256 * 2048
+    + QWEN_35B_EXPERTS,
+    plain=(40 * 2 + 1) * 2048 + 30 * ((2 * 16 * 128 + 32 * 128) * 4 + 32),
+    lookup=248_320 * 2048,
+    experts=QWEN_35B_EXPERTS,
+    towers=8 * 1024 * (4 * 1024),
+)
+LLAMA_70B = Hand(
+    matrices=2 * 128_256 * 8192 + 80 * (2 * 8192 * (64 * 128) + 2 * 8192 * (8 * 128) + 3 * 8192 * 28_672),
+    plain=(80 * 2 + 1) * 8192,
+    lookup=128_256 * 8192,
+)
+HANDS = {
+    "gemma-4-12B": GEMMA_12B, "gemma-4-26B-A4B": GEMMA_26B, "gemma-4-e4b": GEMMA_E4B,
+    "Qwen3.5-4B": QWEN_4B, "Qwen3.6-35B-A3B": QWEN_35B, "Llama-3.3-70B": LLAMA_70B,
+}  # fmt: skip
+# A float32 matrix of 128 x 128 for each of 32 heads, and three tokens of the convolution's channels.
+GATED_DELTA = 32 * 128 * 128 * 4 + 3 * (2 * 16 * 128 + 32 * 128) * BF16
+LAYERS = {
+    "gemma-4-12B": (LayerFacts(40, "sliding", 8, 256, 256), LayerFacts(8, "full", 1, 512, 512)),
+    "gemma-4-26B-A4B": (LayerFacts(25, "sliding", 8, 256, 256), LayerFacts(5, "full", 2, 512, 512)),
+    "gemma-4-e4b": (
+        LayerFacts(20, "sliding", 2, 256, 256), LayerFacts(4, "full", 2, 512, 512), LayerFacts(18, "shared"),
+    ),
+    "Qwen3.5-4B": (
+        LayerFacts(24, "recurrent", state_bytes=GATED_DELTA), LayerFacts(8, "full", 4, 256, 256),
+    ),
+    "Qwen3.6-35B-A3B": (
+        LayerFacts(30, "recurrent", state_bytes=GATED_DELTA), LayerFacts(10, "full", 2, 256, 256),
+    ),
+    "Llama-3.3-70B": (LayerFacts(80, "full", 8, 128, 128),),
+}  # fmt: skip
+
+
+def facts(folder: Path) -> ModelFacts:
+    return read_facts(folder, Config.read(folder))
+
+
+@pytest.mark.parametrize("bits", [4, 8, None])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_sizes_of_models_of_true_size(tmp_path: Path, name: str, bits: int | None):
+    found, hand = facts(write_model(tmp_path / name, name, bits)), HANDS[name]
+    plain = hand.plain * BF16
+    assert found.parameters == hand.matrices + hand.plain
+    assert found.language_bytes == hand.stored(hand.matrices, bits) + plain
+    assert found.wide_bytes == 4 * (hand.matrices + hand.plain)
+    assert found.half_bytes == 2 * (hand.matrices + hand.plain)
+    assert found.unpackable_parameters == hand.plain
+    assert found.packed_parameters == (0 if bits is None else hand.matrices)
+    assert found.scale_bytes == (0 if bits is None else hand.matrices // GROUP * SCALES)
+    assert found.lookup_bytes == hand.stored(hand.lookup, bits)
+    assert found.expert_bytes == hand.stored(hand.experts, bits)
+    assert found.sidecar_bytes == hand.towers * BF16
+    assert found.float_bytes == BF16
+    assert (found.bits, found.group_size, found.mode) == (
+        (16, None, None) if bits is None else (bits, GROUP, "affine")
+    )
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_what_layers_of_true_size_remember(tmp_path: Path, name: str):
+    found = facts(write_model(tmp_path / name, name))
+    assert set(found.layers) == set(LAYERS[name])
+    assert found.layer_count == sum(layer.count for layer in LAYERS[name])
+
+
+@pytest.mark.parametrize(
+    ("name", "context", "window", "heads", "head_dim", "inner", "experts"),
+    [
+        ("gemma-4-12B", 262_144, 1024, 16, 512, 15_360, (0, 0)),
+        ("gemma-4-26B-A4B", 262_144, 1024, 16, 512, 8 * 704, (128, 8)),  # more than the dense part's 2112
+        ("gemma-4-e4b", 131_072, 512, 8, 512, 10_240, (0, 0)),
+        ("Qwen3.5-4B", 262_144, None, 16, 256, 9216, (0, 0)),
+        ("Qwen3.6-35B-A3B", 262_144, None, 16, 256, 8 * 512 + 512, (256, 8)),
+        ("Llama-3.3-70B", 131_072, None, 64, 128, 28_672, (0, 0)),
+    ],
+)
+def test_numbers_of_models_of_true_size(
+    tmp_path: Path, name: str, context: int, window: int | None, heads: int, head_dim: int, inner: int,
+    experts: tuple[int, int],
+):  # fmt: skip
+    found = facts(write_model(tmp_path / name, name))
+    assert (found.context_length, found.window) == (context, window)
+    assert (found.heads, found.head_dim, found.intermediate_size) == (heads, head_dim, inner)
+    assert (found.experts, found.experts_per_token) == experts
+    assert (found.hidden_size, found.vocab_size) == tuple(
+        CONFIGS[name].get("text_config", CONFIGS[name])[key] for key in ("hidden_size", "vocab_size")
+    )
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_token_reads_only_the_experts_it_is_sent_to(tmp_path: Path, name: str):
+    found, hand = facts(write_model(tmp_path / name, name)), HANDS[name]
+    of_experts = {"gemma-4-26B-A4B": 8 / 128, "Qwen3.6-35B-A3B": 8 / 256}
+    read = hand.experts * of_experts.get(name, 0)
+    active = hand.stored(hand.matrices - hand.lookup - hand.experts + int(read), 4) + hand.plain * BF16
+    assert found.active_bytes == active
+    assert found.active_share == active / found.language_bytes
+
+
+# Packed weights -----------------------------------------------------------------------------
+
+
+def mixed(folder: Path, name: str, wider: Callable[[str], tuple[int, int] | None]) -> tuple[Path, int]:
+    """In 4 bits, but for matrices that `wider` gives (bits, group); and how many elements these have."""
+    write_model(folder, name)
+    config = json.loads((folder / "config.json").read_text())
+    plain = shapes(config)
+    tensors, elements = packed(plain, 4), 0
+    for weight, shape in plain.items():
+        path = weight.removesuffix(".weight")
+        if f"{path}.scales" not in tensors or (how := wider(path)) is None:
+            continue
+        bits, group = how
+        tensors[weight] = Tensor("U32", (*shape[:-1], shape[-1] * bits // 32))
+        for part in ("scales", "biases"):
+            tensors[f"{path}.{part}"] = Tensor("BF16", (*shape[:-1], shape[-1] // group))
+        config["quantization"][path] = {"bits": bits, "group_size": group}
+        elements += math.prod(shape)
+    for shard in folder.glob("model*"):
+        shard.unlink()
+    (folder / "config.json").write_text(json.dumps(config))
+    write_weights(folder, tensors)
+    return folder, elements
+
+
+@pytest.mark.parametrize(("bits", "group"), [(8, 64), (8, 32), (6, 64), (3, 128), (5, 32)])
+def test_bits_of_their_own_for_some_layers(tmp_path: Path, bits: int, group: int):
+    # 8 bits in groups of 32 have as many words for each scale as 4 bits in groups of 64: the config decides.
+    folder, elements = mixed(
+        tmp_path / "m", "gemma-4-12B", lambda path: (bits, group) if path.endswith("down_proj") else None
+    )
+    assert elements == 48 * 3840 * 15_360
+    found, hand = facts(folder), GEMMA_12B
+    assert found.parameters == hand.matrices + hand.plain
+    assert found.packed_parameters == hand.matrices
+    assert found.language_bytes == (
+        hand.stored(hand.matrices - elements, 4)
+        + elements * bits // 8
+        + elements // group * SCALES
+        + hand.plain * BF16
+    )
+    average = (4 * (hand.matrices - elements) + bits * elements) / hand.matrices
+    assert found.bits == round(average, 2)
+
+
+def test_some_matrices_are_not_packed_at_all(tmp_path: Path):
+    folder = write_model(tmp_path / "m", "Qwen3.5-4B")
+    config = json.loads((folder / "config.json").read_text())
+    plain = shapes(config)
+    tensors = packed(plain, 4)
+    for layer in range(32):
+        path = f"language_model.model.layers.{layer}.mlp.down_proj"
+        del tensors[f"{path}.scales"], tensors[f"{path}.biases"]
+        tensors[f"{path}.weight"] = Tensor("BF16", plain[f"{path}.weight"])
+    (folder / "model.safetensors").unlink()
+    write_weights(folder, tensors)
+    found, apart = facts(folder), 32 * 2560 * 9216
+    assert found.parameters == QWEN_4B.matrices + QWEN_4B.plain
+    assert found.packed_parameters == QWEN_4B.matrices - apart
+    assert found.unpackable_parameters == QWEN_4B.plain  # they could be packed, and are not
+    assert found.bits == 4
+
+
+def tensor(name: str, dtype: str, *shape: int) -> TensorInfo:
+    size = math.prod(shape) * {"U8": 1, "BF16": 2, "F16": 2, "U32": 4, "F32": 4}[dtype]
+    return TensorInfo(name, dtype, shape, 0, size, Path("model.safetensors"))
+
+
+TINY: dict[str, Any] = {
+    "model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "vocab_size": 96,
+}  # fmt: skip
+
+
+def of(*tensors: TensorInfo, **values: Any) -> ModelFacts:
+    return facts_of(Config(TINY | values, source="the config"), tensors, {})
+
+
+@pytest.mark.parametrize(("mode", "group", "bits"), [("mxfp4", 32, 4), ("nvfp4", 16, 4), ("mxfp8", 32, 8)])
+def test_modes_whose_scales_are_bytes(mode: str, group: int, bits: int):
+    found = of(
+        tensor("model.norm.weight", "BF16", 64),
+        tensor("lm_head.weight", "U32", 96, 64 * bits // 32),
+        tensor("lm_head.scales", "U8", 96, 64 // group),
+        quantization={"group_size": group, "bits": bits, "mode": mode},
+    )
+    assert found.packed_parameters == 96 * 64
+    assert (found.bits, found.group_size, found.mode) == (bits, group, mode)
+    assert found.language_bytes == 96 * 64 * bits // 8 + 96 * 64 // group + 64 * 2
+    assert found.scale_bytes == 0  # scales that no form of the weights widens
+
+
+def test_biases_of_a_linear_are_its_parameters_also_where_it_is_packed():
+    found = of(
+        tensor("model.layers.0.self_attn.q_proj.weight", "U32", 64, 64 * 4 // 32),
+        tensor("model.layers.0.self_attn.q_proj.scales", "BF16", 64, 1),
+        tensor("model.layers.0.self_attn.q_proj.biases", "BF16", 64, 1),
+        tensor("model.layers.0.self_attn.q_proj.bias", "BF16", 64),
+        quantization={"group_size": 64, "bits": 4},
+    )
+    assert (found.parameters, found.packed_parameters) == (64 * 64 + 64, 64 * 64)
+    assert found.scale_bytes == 2 * 64 * 2
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "vision_tower.encoder.0.weight", "model.vision_tower.x.weight", "visual.blocks.0.attn.weight",
+        "model.visual.merger.weight", "audio_tower.x.weight", "embed_vision.embedding.weight",
+        "multi_modal_projector.linear.weight", "mtp.layers.0.weight", "language_model.mtp.fc.weight",
+        "language_model.model.mtp.fc.weight",
+    ],
+)  # fmt: skip
+def test_what_a_text_answer_does_not_need_is_beside(name: str):
+    found = of(tensor(name, "BF16", 30, 20), tensor("model.norm.weight", "BF16", 64))
+    assert (found.sidecar_bytes, found.language_bytes, found.parameters) == (30 * 20 * 2, 64 * 2, 64)
+
+
+@pytest.mark.parametrize(
+    "name", ["model.layers.0.mlp.gate.weight", "language_model.model.norm.weight", "model.visualise.weight"]
+)
+def test_what_a_text_answer_needs_is_not(name: str):
+    assert of(tensor(name, "BF16", 30)).sidecar_bytes == 0
+
+
+@pytest.mark.parametrize(("dtype", "size"), [("F32", 4), ("F16", 2), ("BF16", 2)])
+def test_activations_have_the_type_of_most_tensors(dtype: str, size: int):
+    other = "F32" if dtype != "F32" else "F16"
+    tensors = [tensor(f"model.layers.{i}.x.weight", dtype, 8, 8) for i in range(3)]
+    assert of(*tensors, tensor("model.norm.weight", other, 64)).float_bytes == size
+
+
+def test_as_many_of_two_types_is_no_lottery():
+    two = tensor("a.weight", "F32", 8), tensor("b.weight", "BF16", 8)
+    assert of(*two).float_bytes == of(*reversed(two)).float_bytes == 4  # rather too much than too little
+
+
+def test_a_model_without_weights():
+    found = of()
+    assert (found.parameters, found.language_bytes, found.active_share, found.layer_count) == (0, 0, 1.0, 2)
+
+
+def test_feed_forward_layers_twice_as_wide():
+    assert of(use_double_wide_mlp=True, num_kv_shared_layers=1).intermediate_size == 2 * 128
+    assert of(num_local_experts=8, num_experts_per_tok=2).intermediate_size == 2 * 128  # Mixtral's way
+
+
+# kv_config.json -----------------------------------------------------------------------------
+
+
+def test_widths_of_kept_values_from_beside_the_model(tmp_path: Path):
+    folder = write_model(tmp_path / "m", "Llama-3.3-70B")
+    rows = [{"layer_idx": i, "bits": 8 if i < 3 else 4, "group_size": 64} for i in range(79)]
+    (folder / "kv_config.json").write_text(json.dumps(rows))
+    assert {(layer.count, layer.kv_bits) for layer in facts(folder).layers} == {(3, 8), (76, 4), (1, None)}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{}", "4", "null", '"a"', "[4]", "[null]", "[[]]", '[{"bits": 4}]', '[{"layer_idx": 0}]',
+        '[{"layer_idx": "a", "bits": 4}]', '[{"layer_idx": 0, "bits": null}]',
+        '[{"layer_idx": 0, "bits": Infinity}]', '[{"layer_idx": 0, "bits": NaN}]',
+        '[{"layer_idx": 0, "bits": 4, "group_size": 0}]', '[{"layer_idx": 0, "bits": 4, "group_size": -64}]',
+        '[{"layer_idx": 0, "bits": 0}]', '[{"layer_idx": 0, "bits": -4}]', '[{"layer_idx": 0, "bits": 7}]',
+        '[{"layer_idx": 0, "bits": 100000}]', "[{", "",
+    ],
+)  # fmt: skip
+def test_a_damaged_kv_config_is_named(tmp_path: Path, content: str):
+    folder = write_model(tmp_path / "m", "Llama-3.3-70B")
+    (folder / "kv_config.json").write_text(content)
+    with pytest.raises(DamagedModel) as caught:
+        facts(folder)
+    assert "kv_config.json" in str(caught.value) and "\n" not in str(caught.value)
+
+
+# Headers only -------------------------------------------------------------------------------
+
+
+def header_bytes(path: Path) -> int:
+    with path.open("rb") as file:
+        return 8 + int.from_bytes(file.read(8), "little")
+
+
+@pytest.mark.parametrize("name", ["gemma-4-12B", "Llama-3.3-70B"])
+def test_no_byte_of_a_tensor_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str):
+    folder = write_model(tmp_path / name, name)
+    headers = [header_bytes(path) for path in folder.glob("*.safetensors")]
+    config = Config.read(folder)
+    index = folder / "model.safetensors.index.json"
+    wanted = sum(headers) + (index.stat().st_size if index.exists() else 0)
+    read, plain_open = [], io.open
+
+    class Counted(io.FileIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            content = super().read(-1 if size is None else size)
+            read.append(len(content))
+            return content
+
+    def counting(file: Any, mode: str = "r", *args: Any, **named: Any) -> Any:
+        return Counted(file, "r") if mode == "rb" else plain_open(file, mode, *args, **named)
+
+    monkeypatch.setattr(io, "open", counting)
+    found = read_facts(folder, config)
+    monkeypatch.undo()
+    assert len(headers) >= 2 and found.language_bytes > 6e9
+    assert sum(read) == wanted
+
+
+# Nonsense -----------------------------------------------------------------------------------
+
+HUGE = 10**400
+odd = st.sampled_from(
+    [None, True, False, 0, -1, 1, 2, 7, 2**31 - 1, 2**31, HUGE, -HUGE, 0.5, 1e300, math.nan, math.inf, "",
+     "4", "\ud800", "llama", [], {}, [[]], [0], ["sliding_attention"] * 2, {"a": {}}, {"bits": {}},
+     {"group_size": 0}, {"group_size": HUGE, "bits": "x"}, {"mode": []}]
+)  # fmt: skip
+KEYS = (
+    *TINY, "text_config", "quantization", "quantization_config", "layer_types", "sliding_window",
+    "max_position_embeddings", "num_experts", "num_local_experts", "n_routed_experts", "num_experts_per_tok",
+    "top_k_experts", "moe_intermediate_size", "shared_expert_intermediate_size", "use_double_wide_mlp",
+    "num_kv_shared_layers", "head_dim", "global_head_dim", "kv_lora_rank",
+)  # fmt: skip
+configs = st.dictionaries(st.sampled_from(KEYS), odd | st.integers() | st.text(max_size=4), max_size=4)
+names = st.sampled_from(
+    ["", ".", "scales", ".scales", ".weight", "a", "a.weight", "a.scales", "a.biases", "a.bias",
+     "lm_head.weight", "model.embed_tokens.weight", "model.embed_tokens_per_layer.weight",
+     "x.experts.w.weight", "x.experts.w.scales", "vision_tower.a", "mtp.a.weight"]
+)  # fmt: skip
+sizes = st.lists(st.sampled_from([0, 1, 2, 3, 8, 64, 2**40]), max_size=4)
+entry = st.tuples(names, st.sampled_from(["U8", "BF16", "F32", "U32"]), sizes)
+
+
+def check(found: ModelFacts) -> None:
+    """What holds of all facts, so that nobody who computes with them needs to ask."""
+    assert 0 < found.layer_count <= 10_000
+    assert 0 <= found.experts_per_token <= max(found.experts, 0)
+    assert min(found.expert_bytes, found.scale_bytes, found.lookup_bytes) >= 0
+    assert 0 <= found.active_bytes <= found.language_bytes
+    assert found.packed_parameters <= found.parameters and found.sidecar_bytes >= 0
+    assert ModelFacts.from_json(json.loads(json.dumps(found.to_json()))) == found
+
+
+@given(values=configs, entries=st.lists(entry, max_size=6, unique_by=lambda e: e[0]), nested=st.booleans())
+def test_any_config_and_headers_give_facts_or_our_own_error(
+    values: dict[str, Any], entries: list[tuple[str, str, list[int]]], nested: bool
+):
+    text = TINY | values
+    config = {"model_type": "gemma4", "text_config": text} if nested else text
+    try:
+        found = facts_of(Config(config), [tensor(n, d, *s) for n, d, s in entries], {})
+    except MlxoneError as error:
+        assert "\n" not in str(error) and len(str(error)) < 500
+        return
+    check(found)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    cut=st.integers(0, 400),
+    junk=st.binary(max_size=6),
+    change=st.dictionaries(st.sampled_from(["dtype", "shape", "data_offsets"]), odd, max_size=2),
+    kv=st.lists(st.dictionaries(st.sampled_from(["layer_idx", "bits", "group_size"]), odd), max_size=3) | odd,
+)
+def test_any_files_give_facts_or_our_own_error(
+    tmp_path: Path, cut: int, junk: bytes, change: dict[str, Any], kv: Any
+):
+    header: dict[str, Any] = {"a.weight": {"dtype": "F32", "shape": [4, 4], "data_offsets": [0, 64]} | change}
+    (tmp_path / "config.json").write_text(json.dumps(TINY))
+    write_safetensors(tmp_path / "model.safetensors", header, data=64)
+    if cut < 200:
+        raw = (tmp_path / "model.safetensors").read_bytes()
+        (tmp_path / "model.safetensors").write_bytes(raw[:cut] + junk + raw[cut + len(junk) :])
+    (tmp_path / "kv_config.json").write_text(json.dumps(kv))
+    try:
+        found = facts(tmp_path)
+    except MlxoneError as error:
+        assert "\n" not in str(error)
+        return
+    check(found)
+    assert all(layer.kv_group > 0 for layer in found.layers)
+
+
+@given(value=odd | st.lists(odd | st.dictionaries(st.sampled_from(["layer_idx", "bits", "group_size"]), odd)))
+def test_any_kv_config_gives_widths_or_our_own_error(value: Any):
+    try:
+        found = kv_config_of(value, "kv_config.json")
+    except DamagedModel:
+        return
+    assert all(bits in (2, 3, 4, 5, 6, 8) and group in (32, 64, 128) for bits, group in found.values())
