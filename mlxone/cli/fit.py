@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from mlxone.fitting.report import FitReport
 
 QUESTION, OUTPUT = "Question", "Output"
+BITS = ("2", "3", "4", "5", "6", "8")
+UNASKED = {"kv_quant": "off", "batch": 1}  # of flags that have a value by themselves
 SKU_COLUMNS = (
     Column("CHIP", comfortable=16),
     Column("MEMORY", right=True),
@@ -41,11 +43,20 @@ SKU_COLUMNS = (
 
 
 def _gigabytes(text: str) -> float:
-    return read_size(text, "--memory-budget") / 1e9
+    size = read_size(text, "--memory-budget")
+    if not size:
+        raise UsageError(f"--memory-budget takes a size above 0, not {text!r}")
+    return size / 1e9
 
 
 def _tokens(text: str) -> int:
     return read_tokens(text, "--ctx")
+
+
+def _bits(text: str) -> int:
+    if text not in BITS:
+        raise UsageError(f"--bits is one of {', '.join(BITS)}, not {text!r}")
+    return int(text)
 
 
 @click.command(
@@ -78,7 +89,7 @@ def _tokens(text: str) -> int:
             type=click.IntRange(1),
         ),
         flag(QUESTION, "--vision", "Count the parts for images and sound too.", is_flag=True),
-        flag(QUESTION, "--bits", "As if quantized to so many bits: 2, 3, 4, 5, 6 or 8.", "N", type=int),
+        flag(QUESTION, "--bits", f"As if quantized to so many bits: {', '.join(BITS)}.", "N", type=_bits),
         flag(QUESTION, "--best", "The most bits it could be quantized to and fit.", is_flag=True),
         flag(QUESTION, "--skus", "The same question for every Mac from M1 on.", is_flag=True),
         flag(OUTPUT, "--plot", "Draw what --skus says as an SVG picture.", "FILE"),
@@ -102,7 +113,7 @@ def command(model: str | None, model_flag: str | None, **flags: Any) -> None:
     _check(flags)
     if flags["calibrate"]:
         _calibrate(query, as_json=flags["json"])
-    elif flags["skus"] or flags["plot"]:
+    elif flags["skus"] or flags["plot"] is not None:
         _skus(query, flags)
     else:
         _fit(query, flags)
@@ -112,16 +123,16 @@ def _check(flags: dict[str, Any]) -> None:
     if flags["best"] and flags["bits"] is not None:
         raise UsageError("--best looks for the bits that --bits already names", hint="give one of them")
     only_here = ("memory_budget", "best", "prefill_step", "vision")
-    if flags["skus"] or flags["plot"]:
+    if flags["skus"] or flags["plot"] is not None:
         _refuse(flags, only_here, "--skus asks about other machines")
     if flags["calibrate"]:
-        others = (*only_here, "ctx", "bits", "skus", "plot")
+        others = (*only_here, "ctx", "bits", "skus", "plot", "kv_quant", "batch")
         _refuse(flags, others, "--calibrate runs the model as it is")
 
 
 def _refuse(flags: dict[str, Any], names: tuple[str, ...], why: str) -> None:
     for name in names:
-        if flags[name]:
+        if flags[name] not in (None, False, UNASKED.get(name)):
             raise UsageError(f"--{name.replace('_', '-')} does not go with it: {why}")
 
 
@@ -206,7 +217,7 @@ def _skus(query: str, flags: dict[str, Any]) -> None:
     cells = fitting.sku_matrix(
         named.facts, flags["ctx"], kv_quant=flags["kv_quant"], batch=flags["batch"], bits=flags["bits"]
     )
-    if flags["plot"]:
+    if flags["plot"] is not None:
         _draw(cells, Path(flags["plot"]), named.name)
     if flags["json"]:
         known.print_json([asdict(cell) for cell in cells])

@@ -74,5 +74,5 @@ def _advance(decoder: Decoder, row: Row, ids: mx.array) -> Pending:
     """
     with lock, on_stream():
         row.check()
-        hidden = decoder.hidden(ids.reshape(1, -1), row.state)
+        hidden = decoder.hidden(ids.reshape(1, -1), row.state, near_end=row.follow)
         return row.choose(decoder.logits(hidden[:, -1:])[0, -1])

@@ -56,6 +56,7 @@ class Row:
         self.fed = list(ids[: state.offset])  # exactly the tokens the state holds…
         self.in_flight: Pending | None = None  # …but for this one, submitted and not read yet
         self.let_go = False
+        self._near_end: mx.array | None = None  # of the step submitted last
         self.steps = 0
         self._draw = make_draw(sampling, seed)
         self._processors, widest = make_processors(sampling)
@@ -73,6 +74,18 @@ class Row:
                 "the layer states of this answer were taken over by another use of them",
                 hint="finish one before the next, or give each its own: state.fork()",
             )
+
+    def follow(self, near_end: mx.array) -> None:
+        """Submits most of a step, but not before the device is near the end of the one before.
+
+        An array that the device still reads cannot be written in place: a step submitted earlier
+        would copy all keys and values. On an H100 and a Llama 8B at 49,000 tokens that was 3 to
+        7 GB more, and a twentieth of the speed. What is left of the step before keeps the device busy.
+        """
+        before, self._near_end = self._near_end, near_end
+        if before is not None:
+            mx.eval(before)
+        mx.async_eval(near_end)
 
     def settle(self) -> None:
         """Leaves the state with exactly the tokens of `fed`: the step in flight is taken back if possible."""

@@ -72,7 +72,8 @@ class Admission:
 
     @property
     def in_flight(self) -> int:
-        return sum(ticket.rows for ticket in self._tickets)
+        with self._lock:
+            return sum(ticket.rows for ticket in self._tickets)
 
     @property
     def promised_bytes(self) -> int:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from mlxone.core.facts import LayerFacts, ModelFacts
+from mlxone.core.facts import ModelFacts
 from mlxone.fitting.machine import Kind
 from mlxone.fitting.states import layer_bytes, token_bytes
 from mlxone.fitting.work import Work
@@ -26,22 +26,20 @@ class Costs:
     queries: float  # all heads' queries
     keys: float  # all key-value heads' keys
     scores: float  # tables of scores, where attention writes them down
-    crowd: float  # more tables, of layers further on, while they stay below CROWD_BYTES in all
+    crowd: float  # as many where they are small, and stay below CROWD_BYTES in all
     copies: float  # of one layer's state, while its buffer moves
     fused_dims: frozenset[int]  # head sizes whose scores are never written down
     fused_masks: bool  # whether that holds past a sliding window too
 
 
-CROWD_BYTES = 600e6
+CROWD_BYTES = 2e9
 _POWERS = frozenset({64, 80, 96, 128})
 COSTS: dict[Kind, Costs] = {
     "cpu": Costs(3.1, 7.0, 7.0, 3.5, 1.0, 0.0, 1.25, frozenset(), False),
-    "cuda": Costs(12.0, 56.0, 0.0, 0.0, 4.4, 3.6, 6.0, _POWERS, False),
+    "cuda": Costs(7.0, 22.0, 0.0, 0.0, 2.1, 11.0, 2.0, _POWERS, False),
     # Not measured: CUDA's figures, with the head sizes that Metal's fused attention takes.
-    "apple": Costs(12.0, 56.0, 0.0, 0.0, 4.4, 3.6, 6.0, frozenset({64, 80, 128}), True),
+    "apple": Costs(7.0, 22.0, 0.0, 0.0, 2.1, 11.0, 2.0, frozenset({64, 80, 128}), True),
 }
-# A copy of one layer's state stands beside this share of the chunk's own results.
-BESIDE_COPIES = 0.6
 
 
 def transient_bytes(facts: ModelFacts, work: Work, kind: Kind, element: int) -> int:
@@ -56,8 +54,8 @@ def _prefill(facts: ModelFacts, work: Work, kind: Kind, element: int, moving: fl
     costs, chunk = COSTS[kind], min(work.prefill_step, work.context)
     acts = chunk * element * _vectors(facts, costs)
     score = chunk * element * facts.heads * max(_scored(facts, work, costs), default=0)
-    tables = costs.scores * score + min(costs.crowd * score, CROWD_BYTES)
-    return max(acts, BESIDE_COPIES * acts + moving) + tables + _surplus(facts, work, element)
+    tables = max(costs.scores * score, min(costs.crowd * score, CROWD_BYTES))
+    return acts + moving + tables + _surplus(facts, work, element)
 
 
 def _step(facts: ModelFacts, work: Work, kind: Kind, element: int, moving: float) -> float:
@@ -110,5 +108,9 @@ def _surplus(facts: ModelFacts, work: Work, element: int) -> int:
 
 
 def _states(facts: ModelFacts, work: Work, element: int) -> Iterator[int]:
-    growing: Iterator[LayerFacts] = (layer for layer in facts.layers if layer.kind == "full")
-    return (layer_bytes(facts, layer, work, element) for layer in growing)
+    """Of each kind of layer whose buffer moves while a chunk is read."""
+    for layer in facts.layers:
+        if layer.kind == "full":
+            yield layer_bytes(facts, layer, work, element)
+        elif layer.kind == "sliding":
+            yield min(work.context, _in_sight(facts, work)) * token_bytes(layer, work, element)

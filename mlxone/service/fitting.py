@@ -49,6 +49,8 @@ def fit(
     decimal GB and takes the place of what a model may use here. `bits` asks about the model as if
     it were quantized to so many; `best` finds the most that fit.
     """
+    if best and bits is not None:
+        raise UsageError("best looks for the bits that bits already names", hint="give one of them")
     named = facts_of(model)
     work = _work(named.facts, ctx, kv_quant, batch, prefill_step, vision)
     facts = named.facts if bits is None else quantized(named.facts, _width(bits))
@@ -101,7 +103,7 @@ def _work(
 
 
 def _width(bits: int) -> int:
-    if bits not in WIDTHS:
+    if type(bits) is not int or bits not in WIDTHS:
         raise UsageError(f"bits are one of {', '.join(map(str, sorted(WIDTHS)))}, not {bits!r}")
     return bits
 
@@ -109,7 +111,7 @@ def _width(bits: int) -> int:
 def _within(machine: Machine, memory_budget: float | None) -> Machine:
     if memory_budget is None:
         return machine
-    if not 0 < memory_budget < 1e6:
+    if not (isinstance(memory_budget, int | float) and 0 < memory_budget < float("inf")):
         raise UsageError(f"memory_budget must be a number of GB above 0, not {memory_budget!r}")
     budget = int(memory_budget * 1e9)
     return replace(machine, usable_bytes=budget, free_now_bytes=min(machine.free_now_bytes, budget))

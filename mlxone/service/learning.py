@@ -24,7 +24,7 @@ from mlxone.fitting.machine import Machine, remember_speed, this_machine
 from mlxone.fitting.report import Case
 from mlxone.fitting.states import kv_bytes
 from mlxone.fitting.store import Kind, Measurement, Store
-from mlxone.fitting.weights import element_bytes, growth
+from mlxone.fitting.weights import element_bytes, weights_bytes
 from mlxone.fitting.work import Work
 from mlxone.formats.config import Config
 from mlxone.hub.facts import read_facts
@@ -76,12 +76,13 @@ def calibrate(model: Model, progress: Callable[[int, int], None] = lambda done, 
     with learned_store() as store:
         machine = this_machine(store, _host())
         store.forget(machine.key)
-        for stats in runs:
-            _learn(store, model, stats, ("decode_tps", "prefill_tps", "transient"), forced=True)
+        for number, stats in enumerate(runs):
+            # The first round's speed, where no chip's is known; the others correct it to the middle.
+            _learn(store, model, stats, ("decode_tps", "prefill_tps", "transient"), forced=not number)
     return Learned(
         median(s.decode_tps for s in runs),
         median(s.prefill_tps for s in runs),
-        round(median(_transient(model, s, *_facts(model)) for s in runs)),
+        round(median(_transient(s, *_facts(model)) for s in runs)),
         prompt + TOKENS,
     )
 
@@ -98,6 +99,8 @@ def _run(model: Model, prompt: int) -> Stats:
 
 
 def _learn(store: Store, model: Model, stats: Stats, kinds: Sequence[Kind], *, forced: bool = False) -> None:
+    if not stats.decode_tps or not stats.prefill_tps:  # no time passed: nothing was measured
+        return
     facts, form = _facts(model)
     machine = this_machine(store, _host())
     if machine.chip is None and (forced or machine.bandwidth is None):
@@ -110,7 +113,7 @@ def _learn(store: Store, model: Model, stats: Stats, kinds: Sequence[Kind], *, f
         "prefill_tps": (prefill, stats.prefill_tps),
     }
     if stats.prompt_tokens >= SHORTEST_PROMPT:
-        pairs["transient"] = (case.needs(work).transient_bytes, _transient(model, stats, facts, form))
+        pairs["transient"] = (case.needs(work).transient_bytes, _transient(stats, facts, form))
     for kind in kinds:
         predicted, measured = pairs.get(kind, (None, 0.0))
         if predicted is not None:
@@ -119,11 +122,10 @@ def _learn(store: Store, model: Model, stats: Stats, kinds: Sequence[Kind], *, f
 
 def _remember(store: Store, case: Case, stats: Stats) -> Machine:
     """A chip that is in no table is as fast as it was seen to be."""
-    facts, machine, form = case.facts, case.machine, case.form
-    weights = facts.active_bytes * growth(facts, form)
-    states = kv_bytes(facts, _work(stats), element_bytes(facts, form))
-    bandwidth = (weights + states) * stats.decode_tps
-    flops = 2 * facts.parameters * facts.active_share * stats.prefill_tps
+    machine = case.machine
+    decode, prefill = replace(case, machine=replace(machine, bandwidth=1.0, flops=1.0)).speeds(_work(stats))
+    assert decode and prefill
+    bandwidth, flops = stats.decode_tps / decode, stats.prefill_tps / prefill
     remember_speed(store, machine, bandwidth, flops)
     return replace(machine, bandwidth=bandwidth, flops=flops)
 
@@ -132,9 +134,9 @@ def _work(stats: Stats) -> Work:
     return Work(stats.prompt_tokens + stats.generated_tokens)
 
 
-def _transient(model: Model, stats: Stats, facts: ModelFacts, form: WeightForm) -> float:
+def _transient(stats: Stats, facts: ModelFacts, form: WeightForm) -> float:
     """The peak, less the weights and the layer states."""
-    weights = sum(array.nbytes for array in model.decoder.arrays())
+    weights = weights_bytes(facts, form)
     return stats.peak_memory_bytes - weights - kv_bytes(facts, _work(stats), element_bytes(facts, form))
 
 

@@ -64,7 +64,14 @@ class ScriptedDecoder(Decoder):
         self.drawn = 0
         return ModelState([RotatingState(w) if w else PlainState() for w in self.windows])
 
-    def hidden(self, ids: mx.array, state: ModelState, *, paced: bool = False) -> mx.array:
+    def hidden(
+        self,
+        ids: mx.array,
+        state: ModelState,
+        *,
+        paced: bool = False,
+        near_end: Callable[[mx.array], None] | None = None,
+    ) -> mx.array:
         self.log.append(("pass", ids.shape[1]))
         held = ids.astype(mx.float32)[:, None, :, None]
         for index, layer in enumerate(state.layers):

@@ -126,7 +126,10 @@ def test_longer_wider_and_more_never_take_less(facts: ModelFacts, work: Work, mo
 
 # The engine's states ------------------------------------------------------------------------
 
-assert ROOM == STEP, "the buffers grow by another step than the arithmetic believes"
+
+def test_buffers_grow_by_the_step_that_the_arithmetic_believes():
+    assert ROOM == STEP
+
 
 SLIDING = {"layer_types": ["sliding_attention", "full_attention"] * 2, "num_hidden_layers": 4}
 FAMILIES: dict[str, dict[str, Any]] = {

@@ -95,6 +95,12 @@ def test_a_buffer_that_moves_stands_there_twice():
     assert needed(facts, "cuda", 1_048_576) - needed(facts, "cuda", 2048) > one_layer
 
 
+def test_a_copy_stands_beside_what_the_chunk_computes():
+    facts = with_layers(FULL, head_dim=128)
+    short, long = (needed(facts, "cuda", 1_048_576, prefill_step=n) for n in (256, 2048))
+    assert long - short > 1000 * 8 * 128 * 2  # more than the queries of the tokens that came on top
+
+
 def test_rows_take_logits_and_scores_of_their_own_when_they_decode():
     facts = with_layers(LayerFacts(4, "recurrent", state_bytes=100), vocab_size=250_000)
     few, many = needed(facts, "cuda", 1024, rows=1000), needed(facts, "cuda", 1024, rows=2000)

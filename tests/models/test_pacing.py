@@ -1,4 +1,4 @@
-"""A step that makes layer states move is submitted a few layers at a time; any other goes out whole."""
+"""A step that makes layer states move is submitted layer by layer; any other goes out whole."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mlxone.kv.buffer import STEP
 from mlxone.kv.plain import PlainState
 from mlxone.kv.rotating import RotatingState
 from mlxone.kv.state import ModelState
-from mlxone.models.decoder import PACE, Decoder
+from mlxone.models.decoder import Decoder
 from mlxone.models.loading import load_decoder
 from tests.models import checkpoints as c
 
@@ -67,10 +67,9 @@ def step(decoder: Decoder, state: ModelState, ids: Sequence[int], *, paced: bool
         return decoder.hidden(mx.array([ids]), state, paced=paced)
 
 
-# All layers but the odd last one, which goes out with what follows; two parts are in flight at most.
-IN_PARTS = LAYERS // PACE, LAYERS // PACE - 1
+# All layers but the last, which goes out with what follows; two are in flight at most.
+IN_PARTS = LAYERS - 1, LAYERS - 2
 WHOLE = 0, 0
-assert IN_PARTS == (3, 2)
 
 
 def test_a_step_that_outgrows_its_buffers_goes_out_in_parts(tmp_path: Path, calls: Calls):
@@ -102,6 +101,13 @@ def test_a_caller_may_ask_for_it(tmp_path: Path, calls: Calls):
     calls.since()
     step(decoder, decoder.new_state(), [1, 2, 3], paced=True)
     assert calls.since() == IN_PARTS
+
+
+def test_the_last_layer_goes_out_with_what_follows(tmp_path: Path, calls: Calls):
+    decoder = load(tmp_path / "m", FULL | {"num_hidden_layers": 2})
+    calls.since()
+    step(decoder, decoder.new_state(), [1, 2, 3], paced=True)
+    assert calls.since() == (1, 0)
 
 
 def test_one_layer_that_moves_is_enough(tmp_path: Path, calls: Calls):
