@@ -22,31 +22,45 @@ _HOMES = {
     "Sampling": "mlxone.core.words",
     "Stats": "mlxone.core.words",
     "Token": "mlxone.core.words",
+    "Registry": "mlxone.service.registry",
+    "fit": "mlxone.service.fitting",
+    "sku_matrix": "mlxone.service.fitting",
+    "FitReport": "mlxone.fitting.report",
+    "ModelFacts": "mlxone.core.facts",
     "MlxoneError": "mlxone.core.errors",
 }
 
 __all__ = [
     "AsyncGeneration",
+    "FitReport",
     "Generation",
     "Message",
     "MlxoneError",
     "Model",
+    "ModelFacts",
+    "Registry",
     "Sampling",
     "Stats",
     "Token",
     "TopLogprob",
     "__version__",
+    "fit",
     "generate",
     "generate_async",
     "load",
+    "sku_matrix",
 ]
 
 if TYPE_CHECKING:
     from mlxone.core.errors import MlxoneError
+    from mlxone.core.facts import ModelFacts
     from mlxone.core.words import Message, Sampling, Stats, Token, TopLogprob
+    from mlxone.fitting.report import FitReport
+    from mlxone.service.fitting import fit, sku_matrix
     from mlxone.service.generation import AsyncGeneration, Generation, generate, generate_async
     from mlxone.service.loading import load
     from mlxone.service.model import Model
+    from mlxone.service.registry import Registry
 
 
 def __getattr__(name: str) -> Any:

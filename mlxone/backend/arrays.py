@@ -26,7 +26,7 @@ else:
             hint="on Linux install its backend: pip install 'mlxone[cpu]' or 'mlxone[cuda]'",
         ) from error
 
-__all__ = ["lock", "mx", "on_cpu", "on_stream", "wire_memory"]
+__all__ = ["limit_memory", "lock", "mx", "on_cpu", "on_stream", "wire_memory"]
 
 lock = threading.RLock()
 _stream = mx.new_thread_unsafe_stream(mx.default_device())
@@ -39,6 +39,14 @@ def on_stream() -> Any:
 
 def on_cpu() -> bool:
     return mx.default_device() == mx.Device(mx.DeviceType.cpu)
+
+
+def limit_memory(size: int) -> None:
+    """MLX's own guard: beyond it an allocation waits for what is in flight, then fails in Python.
+
+    The second line of defence, behind admission: a device that really runs out ends the process.
+    """
+    mx.set_memory_limit(size)
 
 
 def wire_memory() -> None:

@@ -10,6 +10,7 @@ import click
 from mlxone.cli import known, streams
 from mlxone.cli.flags import SectionedCommand, flag
 from mlxone.cli.group import verbose_option
+from mlxone.cli.models import model_params, named_model
 from mlxone.core.errors import ModelNotFound, UsageError
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     "get",
     cls=SectionedCommand,
     params=[
-        click.Argument(["model"], metavar="MODEL"),
+        *model_params(),
         flag("Download", "--revision", "A branch, tag or commit; else the main branch.", "REV"),
         flag(
             "Download",
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
         verbose_option(),
     ],
 )
-def command(model: str, **flags: Any) -> None:
+def command(model: str | None, model_flag: str | None, **flags: Any) -> None:
     """Download a model from the Hub, or refresh it.
 
     MODEL is ORG/REPO, a short name, or a query that matches a model already on disk. Without --include
@@ -52,7 +53,7 @@ def command(model: str, **flags: Any) -> None:
     from mlxone.cli import opening
     from mlxone.hub import client
 
-    repo, revision = _wanted(model, flags["revision"])
+    repo, revision = _wanted(named_model(model, model_flag, required=True), flags["revision"])
     chosen = {name: flags[name] for name in ("include", "exclude") if flags[name]}
     to = _folder(flags["to"])
     if client.is_offline() and not chosen and to is None:

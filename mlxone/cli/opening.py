@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from mlxone.hub.repo import Plan
     from mlxone.service.model import Model
 
+LARGE = 2_000_000_000  # bytes of weights
+
 
 def open_model(
     query: str, *, chat_template: Path | None = None, pull: bool = False, quiet: bool = False
@@ -73,9 +75,19 @@ def _load(query: str, chat_template: Path | None, quiet: bool) -> Model:
     try:
         from mlxone.service import loading
 
-        return loading.load(query, chat_template=chat_template)
+        model = loading.load(query, chat_template=chat_template)
+        if _is_large(model):
+            from mlxone.service import admission
+
+            admission.check_possible(model)
+        return model
     finally:
         status.clear()
+
+
+def _is_large(model: Model) -> bool:
+    """Anything less fits every machine that MLX runs on, and need not wait for the question."""
+    return sum(file.stat().st_size for file in model.path.glob("*.safetensors")) > LARGE
 
 
 def _fetch_starter(quiet: bool) -> None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mlxone.cli.asking import Asking
     from mlxone.service.model import Model
 
+WORTH_LEARNING = 32  # tokens; of fewer nothing would be learned
 PROMPT, MODEL, SAMPLING, OUTPUT = "Prompt", "Model", "Answer", "Output"
 
 FLAGS: list[click.Parameter] = [
@@ -70,6 +71,7 @@ def command(session: Session, /, words: tuple[str, ...], **flags: Any) -> None:
     With no prompt at a terminal a chat begins; /help there says more.
     """
     from mlxone.cli.asking import asking
+    from mlxone.hub.in_use import in_use
 
     for name in ("prompt", "system", "model"):
         inputs.encodable(flags[name], shown_as=f"--{name}")
@@ -80,12 +82,13 @@ def command(session: Session, /, words: tuple[str, ...], **flags: Any) -> None:
     if text is None:
         _require_chat(flags)
     loaded = _open(model, how, flags)
-    if text is None:
-        from mlxone.cli.chat import chat
+    with in_use(loaded.path):
+        if text is None:
+            from mlxone.cli.chat import chat
 
-        chat(loaded, how, quiet=flags["quiet"], stats=flags["stats"], verbose=session.verbose)
-    else:
-        _answer(loaded, how, text, flags)
+            chat(loaded, how, quiet=flags["quiet"], stats=flags["stats"], verbose=session.verbose)
+        else:
+            _answer(loaded, how, text, flags)
 
 
 def _looks_like_model(word: str) -> bool:
@@ -134,3 +137,7 @@ def _answer(model: Model, how: Asking, text: str, flags: dict[str, Any]) -> None
         print(json.dumps(answers.as_json(model.name, answer), ensure_ascii=not unicode_out))
     if flags["stats"] and answer.stats:
         print(answers.stats_text(answer.stats), file=sys.stderr)
+    if answer.stats and answer.stats.generated_tokens >= WORTH_LEARNING:
+        from mlxone.service import learning
+
+        learning.note(model, answer.stats)

@@ -113,7 +113,7 @@ class Case:
     def speeds(self, work: Work) -> tuple[float | None, float | None]:
         """Predicted tokens a second: decoding, and reading the prompt."""
         decode = decode_tps(self.facts, self.machine, work, self.form)
-        prefill = prefill_tps(self.facts, self.machine, work)
+        prefill = prefill_tps(self.facts, self.machine, work, self.form)
         return (
             None if decode is None else decode * self.corrections.decode,
             None if prefill is None else prefill * self.corrections.prefill,

@@ -55,7 +55,7 @@ def fit(
     work = _work(named.facts, ctx, kv_quant, batch, prefill_step, vision)
     facts = named.facts if bits is None else quantized(named.facts, _width(bits))
     with learned_store() as store:
-        machine = _within(this_machine(store), memory_budget)
+        machine = within(this_machine(store), memory_budget)
         case = Case(facts, machine, weight_rule(machine)(facts.wide_bytes), corrections(store, machine))
     found = report(case, work, model=named.name, notes=_notes(case))
     if not best:
@@ -108,7 +108,7 @@ def _width(bits: int) -> int:
     return bits
 
 
-def _within(machine: Machine, memory_budget: float | None) -> Machine:
+def within(machine: Machine, memory_budget: float | None) -> Machine:
     if memory_budget is None:
         return machine
     if not (isinstance(memory_budget, int | float) and 0 < memory_budget < float("inf")):

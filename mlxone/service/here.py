@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from mlxone.fitting import host
+from mlxone.fitting.host import Host
 from mlxone.fitting.learned import corrections
 from mlxone.fitting.machine import this_machine, weight_rule
 from mlxone.fitting.report import Case
@@ -40,3 +43,16 @@ def fits_here(entries: Sequence[Entry]) -> list[bool | None]:
 def _fits(case: Case) -> bool:
     work = Work(min(DEFAULT_CONTEXT, case.facts.context_length or DEFAULT_CONTEXT))
     return case.needs(work).total_bytes <= case.machine.usable_bytes
+
+
+def inside_mlx() -> Host:
+    """For a process that has MLX loaded: it need not start another one to ask."""
+
+    def run(command: Sequence[str], seconds: float) -> str | None:
+        if list(command) != host.device_command():
+            return host.run(command, seconds)
+        from mlxone.backend import probe
+
+        return json.dumps(probe.facts())
+
+    return Host(run=run)

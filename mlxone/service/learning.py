@@ -5,20 +5,16 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 
-from mlxone.backend import probe
 from mlxone.backend.arrays import lock, mx
 from mlxone.backend.cpu import WeightForm
 from mlxone.core.errors import MlxoneError
 from mlxone.core.facts import ModelFacts
 from mlxone.core.words import ChatRequest, Failed, Finished, Stats
-from mlxone.fitting import host
-from mlxone.fitting.host import Host
 from mlxone.fitting.learned import learn
 from mlxone.fitting.machine import Machine, remember_speed, this_machine
 from mlxone.fitting.report import Case
@@ -29,7 +25,7 @@ from mlxone.fitting.work import Work
 from mlxone.formats.config import Config
 from mlxone.hub.facts import read_facts
 from mlxone.service.answer import answer
-from mlxone.service.here import learned_store
+from mlxone.service.here import inside_mlx, learned_store
 from mlxone.service.model import Model
 
 log = logging.getLogger(__name__)
@@ -74,7 +70,7 @@ def calibrate(model: Model, progress: Callable[[int, int], None] = lambda done, 
     progress(ROUNDS + 1, ROUNDS + 1)
     runs = runs[1:]
     with learned_store() as store:
-        machine = this_machine(store, _host())
+        machine = this_machine(store, inside_mlx())
         store.forget(machine.key)
         for number, stats in enumerate(runs):
             # The first round's speed, where no chip's is known; the others correct it to the middle.
@@ -102,7 +98,7 @@ def _learn(store: Store, model: Model, stats: Stats, kinds: Sequence[Kind], *, f
     if not stats.decode_tps or not stats.prefill_tps:  # no time passed: nothing was measured
         return
     facts, form = _facts(model)
-    machine = this_machine(store, _host())
+    machine = this_machine(store, inside_mlx())
     if machine.chip is None and (forced or machine.bandwidth is None):
         machine = _remember(store, Case(facts, machine, form), stats)
     case = Case(facts, machine, form)
@@ -142,14 +138,3 @@ def _transient(stats: Stats, facts: ModelFacts, form: WeightForm) -> float:
 
 def _facts(model: Model) -> tuple[ModelFacts, WeightForm]:
     return read_facts(model.path, Config.read(model.path)), model.decoder.form
-
-
-def _host() -> Host:
-    """MLX is loaded here: no process of its own is needed to ask it."""
-
-    def run(command: Sequence[str], seconds: float) -> str | None:
-        if list(command) == host.device_command():
-            return json.dumps(probe.facts())
-        return host.run(command, seconds)
-
-    return Host(run=run)

@@ -76,7 +76,7 @@ class Stage:
     def repo_for(self, query: str) -> str | None:
         return query if re.fullmatch(r"\w+/\w+", query) else {"short": "org/long"}.get(query)
 
-    def plan(self, repo: str, revision: str | None = None, **patterns: Any) -> Any:
+    def plan(self, repo: str, revision: str | None = None, *, include: Any = (), exclude: Any = ()) -> Any:
         return _module(repo=repo, revision=revision, files=(), total_bytes=3_400_000_000)
 
     def fetch(self, plan: Any, watch: Any, *, to: Path | None = None) -> Path:

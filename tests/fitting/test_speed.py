@@ -27,10 +27,10 @@ def fast(kind: Kind = "cpu", bandwidth: float = 1e11, flops: float = 1e12) -> Ma
 def test_no_speed_is_made_up(kind: Kind):
     unknown = machine(kind=kind)
     assert decode_tps(SMALL, unknown, SHORT, "stored") is None
-    assert prefill_tps(SMALL, unknown, SHORT) is None
+    assert prefill_tps(SMALL, unknown, SHORT, "stored") is None
     half_known = replace(unknown, bandwidth=1e9)
     assert decode_tps(SMALL, half_known, SHORT, "stored") is not None
-    assert prefill_tps(SMALL, half_known, SHORT) is None
+    assert prefill_tps(SMALL, half_known, SHORT, "stored") is None
 
 
 def test_decoding_reads_weights_and_states_once_a_token():
@@ -60,23 +60,26 @@ def test_a_table_that_is_only_looked_up_is_not_read():
 def test_reading_a_prompt_is_two_operations_a_parameter_and_a_look_at_all_before():
     # 8 heads of 64, 2 layers; on average half of 1000 tokens are before one, each looked at twice.
     looking = 2 * (2 * 2 * 8 * 64 * 500)
-    assert prefill_tps(SMALL, fast(), Work(1000)) == pytest.approx(1e12 / (2 * 1_000_000 + looking))
+    assert prefill_tps(SMALL, fast(), Work(1000), "stored") == pytest.approx(1e12 / (2 * 1_000_000 + looking))
 
 
 def test_reading_a_prompt_computes_with_chosen_experts_only():
     facts = true_size("Qwen3.6-35B-A3B")
     dense = replace(facts, experts=0, experts_per_token=0)
-    assert prefill_tps(facts, fast(), SHORT) > 5 * prefill_tps(dense, fast(), SHORT)
+    assert prefill_tps(facts, fast(), SHORT, "stored") > 5 * prefill_tps(dense, fast(), SHORT, "stored")
 
 
 @given(models, works, kinds, st.integers(1, 10_000))
 def test_tendencies(facts: ModelFacts, work: Work, kind: Kind, more: int):
     here, longer = fast(kind), replace(work, context=work.context + more)
     assert 0 < decode_tps(facts, here, longer, "stored") <= decode_tps(facts, here, work, "stored")
-    assert 0 < prefill_tps(facts, here, longer) <= prefill_tps(facts, here, work)
+    assert 0 < prefill_tps(facts, here, longer, "stored") <= prefill_tps(facts, here, work, "stored")
     better = fast(kind, bandwidth=2e11, flops=2e12)
-    assert decode_tps(facts, better, work, "stored") > decode_tps(facts, here, work, "stored")
-    assert prefill_tps(facts, better, work) == pytest.approx(2 * prefill_tps(facts, here, work))
+    # A device that outruns its host gains nothing from being faster.
+    assert decode_tps(facts, better, work, "stored") >= decode_tps(facts, here, work, "stored")
+    assert prefill_tps(facts, better, work, "stored") == pytest.approx(
+        2 * prefill_tps(facts, here, work, "stored")
+    )
 
 
 @pytest.mark.parametrize("kind", SHARES)
@@ -84,7 +87,7 @@ def test_no_chip_is_faster_than_its_peak(kind: Kind):
     for form in ("stored", "packed"):
         facts = quantized(SMALL, 4)
         assert decode_tps(facts, fast(kind), SHORT, form) <= 1e11 / facts.active_bytes
-    assert prefill_tps(SMALL, fast(kind), SHORT) <= 1e12 / (2 * SMALL.parameters)
+    assert prefill_tps(SMALL, fast(kind), SHORT, "stored") <= 1e12 / (2 * SMALL.parameters)
 
 
 @pytest.mark.parametrize("kind", ["cuda", "apple"])

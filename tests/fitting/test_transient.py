@@ -80,7 +80,8 @@ def test_a_window_needs_its_mask_and_so_a_table_on_some():
     assert past - inside > 8 * 2048 * (4096 + 2047) * 2  # at least the table
     # Metal's fused attention takes masks: what comes past the window is its surplus alone.
     inside, past = (needed(facts, "apple", context) for context in (4096, 32_768))
-    assert past - inside == 32 * 2047 * 8 * (128 + 128) * 2
+    surplus = 2047 * 8 * (128 + 128) * 2  # of one layer, which is also copied as it moves
+    assert 32 * surplus < past - inside < 35 * surplus
 
 
 def test_a_sliding_table_does_not_grow_with_the_context():

@@ -1,4 +1,4 @@
-"""A model of true size on the Hub of a test: configs whole, of each shard the beginning; the listing says the rest."""
+"""A model of true size on the Hub of a test: its shards' beginnings, and their true sizes in the listing."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ ARROWS: dict[str, set[str]] = {
     "cli": {"core", "formats", "backend", "kv", "models", "engine", "text", "fitting", "hub", "service"},
 }
 # The files beside the rooms: the public names (`__init__`) and `python -m mlxone` (`__main__`).
-FRONT_DOOR = {"mlxone/__init__.py": {"core", "service"}, "mlxone/__main__.py": {"cli"}}
+FRONT_DOOR = {"mlxone/__init__.py": {"core", "service", "fitting"}, "mlxone/__main__.py": {"cli"}}
 
 PACKAGES: dict[str, set[str]] = {
     "backend": {"mlx"},
