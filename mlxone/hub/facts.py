@@ -11,6 +11,7 @@ from typing import Any
 from mlxone.core.errors import DamagedModel
 from mlxone.core.facts import ModelFacts
 from mlxone.formats.config import Config, read_json_list
+from mlxone.formats.packing import BITS, packed_bits, parameters, quantization
 from mlxone.formats.safetensors import FLOATS, ITEM_BYTES, TensorInfo, read_header
 from mlxone.formats.shards import shard_paths
 from mlxone.hub.layers import global_head_dim, head_dim, layers_of
@@ -31,9 +32,7 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
         "vocab_size": 262_208,
     },
 }
-GROUPS = (64, 32, 128, 16)
 KV_GROUPS = (32, 64, 128)
-BITS = (2, 3, 4, 5, 6, 8)
 
 
 def read_facts(folder: Path, config: Config) -> ModelFacts:
@@ -132,13 +131,13 @@ class Weights:
         by_name = {t.name: t for t in language}
         tied = not any(name.endswith("lm_head.weight") for name in by_name)
         for tensor in language:
-            found.add(tensor, _packed_bits(config, tensor, by_name), tied=tied)
+            found.add(tensor, packed_bits(config, tensor, by_name.get), tied=tied)
         found.sidecar = sum(t.end - t.start for t in tensors) - found.stored
         sizes = [ITEM_BYTES[t.dtype] for t in language if t.dtype in FLOATS]
         # Of equally many, the wider: rather too much memory than too little.
         found.float_bytes = max(set(sizes), key=lambda size: (sizes.count(size), size), default=2)
         if found.packed_parameters:
-            settings = config.section("quantization") or config.section("quantization_config")
+            settings = quantization(config)
             group, mode = settings.get("group_size"), settings.get("mode")
             found.group_size = group if type(group) is int else None
             found.mode = mode if isinstance(mode, str) else "affine"
@@ -152,15 +151,14 @@ class Weights:
         lookup = LOOKUP.search(tensor.name)
         if lookup and (not tied or lookup[2] == "embed_tokens_per_layer"):
             self.lookup += size
+        count = parameters(tensor, packed)
+        self.parameters += count
         if packed is None:
-            self.parameters += tensor.size
             matrix = tensor.name.endswith(".weight") and len(tensor.shape) == 2
             self.unpackable += 0 if matrix or EXPERTS.search(tensor.name) else tensor.size
         elif packed == 0:  # scales and biases are no parameters of the model
             self.scales += size if tensor.dtype in FLOATS else 0  # scales of one byte are never widened
         else:
-            count = tensor.size * 32 // packed
-            self.parameters += count
             self.packed_parameters += count
             self.packed_bits += count * packed
 
@@ -182,23 +180,3 @@ class Weights:
             "group_size": self.group_size,
             "mode": self.mode,
         }
-
-
-def _packed_bits(config: Config, tensor: TensorInfo, by_name: Mapping[str, TensorInfo]) -> int | None:
-    """Bits of a packed weight; 0 for what belongs to one; None for a plain tensor."""
-    base, _, part = tensor.name.rpartition(".")
-    scales = by_name.get(f"{base}.scales")
-    if scales is None:
-        return None
-    if part in ("scales", "biases"):
-        return 0
-    if tensor.dtype != "U32" or not tensor.shape or not scales.shape or not scales.shape[-1]:
-        return None
-    settings = config.section("quantization") or config.section("quantization_config")
-    stated = settings.get(base)
-    entry = {**settings, **stated} if isinstance(stated, dict) else settings
-    product = tensor.shape[-1] * 32 // scales.shape[-1]  # bits x group size, whatever the config says
-    for group in (entry.get("group_size"), *GROUPS):
-        if type(group) is int and group > 0 and product % group == 0 and product // group in BITS:
-            return product // group
-    return 4

@@ -22,6 +22,9 @@ class Checkpoint:
     def __contains__(self, name: str) -> bool:
         return name in self._infos
 
+    def find(self, name: str) -> TensorInfo | None:
+        return self._infos.get(name)
+
     def info(self, name: str) -> TensorInfo:
         try:
             return self._infos[name]

@@ -11,6 +11,7 @@ from mlxone.backend import cpu
 from mlxone.backend.arrays import mx, on_cpu, on_stream
 from mlxone.core.errors import DamagedModel
 from mlxone.formats.config import Config
+from mlxone.formats.packing import packed_bits, parameters
 from mlxone.formats.safetensors import FLOATS
 from mlxone.models.checkpoint import Checkpoint
 from mlxone.models.decoder import Attention, Block, Decoder, FeedForward, Gate, silu_gate
@@ -39,7 +40,7 @@ def load_decoder(folder: Path, *, config: Config | None = None) -> Decoder:
     spec = spec_of(config)
     checkpoint = Checkpoint(folder)
     with on_stream():
-        source = WeightSource(checkpoint, Quantization(config))
+        source = WeightSource(checkpoint, config)
         decoder = _build(spec, source)
     _check_leftovers(checkpoint, spec)
     return decoder
@@ -48,12 +49,12 @@ def load_decoder(folder: Path, *, config: Config | None = None) -> Decoder:
 class WeightSource:
     """Hands out layers by path, in the form the machine computes best in."""
 
-    def __init__(self, checkpoint: Checkpoint, quantization: Quantization) -> None:
-        self.checkpoint, self.quantization = checkpoint, quantization
+    def __init__(self, checkpoint: Checkpoint, config: Config) -> None:
+        self.checkpoint, self.quantization = checkpoint, Quantization(config)
         self.form: cpu.WeightForm = "stored"
         if on_cpu():
             self.form = cpu.weight_form(
-                wide_bytes(checkpoint, quantization.narrowest), cpu.available_memory(),
+                wide_bytes(checkpoint, config), cpu.available_memory(),
                 has_blas=cpu.blas() is not None, chosen=cpu.mode(),
             )  # fmt: skip
 
@@ -104,16 +105,10 @@ class WeightSource:
         return array if self.form == "stored" else array.astype(mx.float32)
 
 
-def wide_bytes(checkpoint: Checkpoint, narrowest: int) -> int:
-    """What all weights would take as float32; at most, where widths are mixed."""
-    total = 0
-    for name in checkpoint.names():
-        info = checkpoint.info(name)
-        if name.endswith((".scales", ".biases")):
-            continue
-        packed = info.dtype == "U32" and f"{name.removesuffix('.weight')}.scales" in checkpoint
-        total += info.size * 4 * 32 // narrowest if packed else info.size * 4
-    return total
+def wide_bytes(checkpoint: Checkpoint, config: Config) -> int:
+    """What all weights would take as float32."""
+    infos = [checkpoint.info(name) for name in checkpoint.names()]
+    return 4 * sum(parameters(info, packed_bits(config, info, checkpoint.find)) for info in infos)
 
 
 def _dequantize(weight: mx.array, rest: list[mx.array], packing: Packing) -> mx.array:

@@ -41,13 +41,6 @@ class Quantization:
             )
         self._settings: Mapping[str, Any] = settings or foreign
 
-    @property
-    def narrowest(self) -> int:
-        """The fewest bits that the settings name."""
-        entries = [e for e in (self._settings, *self._settings.values()) if isinstance(e, dict)]
-        named = (entry.get("bits") for entry in entries)
-        return min((b for b in named if type(b) is int and b in AFFINE_BITS), default=4)
-
     def packing(self, checkpoint: Checkpoint, path: str, in_dims: int) -> Packing | None:
         """How the weight at `path` is packed; None when it is not."""
         if f"{path}.scales" not in checkpoint:

@@ -57,7 +57,7 @@ def fit(
     with learned_store() as store:
         machine = within(this_machine(store), memory_budget)
         case = Case(facts, machine, weight_rule(machine)(facts.wide_bytes), corrections(store, machine))
-    found = report(case, work, model=named.name, notes=_notes(case))
+    found = report(case, work, model=named.name, notes=_notes(case, work))
     if not best:
         return found
     widest = best_bits(case, work)
@@ -120,7 +120,7 @@ def within(machine: Machine, memory_budget: float | None) -> Machine:
 def _at(case: Case, work: Work, named: Named, bits: int | None) -> FitReport:
     """The report with the widest bits that fit; with the narrowest there are where none do."""
     facts = quantized(named.facts, bits or WIDTHS[-1])
-    return report(replace(case, facts=facts), work, model=named.name, notes=_notes(case))
+    return report(replace(case, facts=facts), work, model=named.name, notes=_notes(case, work))
 
 
 def _notes(case: Case) -> tuple[str, ...]:

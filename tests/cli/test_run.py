@@ -194,7 +194,7 @@ USAGE = [
     ("rnu hi", "no such verb: rnu (did you mean `mlxone run`?)"),
     ("frobnicate", "no such verb: frobnicate (`mlxone --help` lists the verbs)"),
     ("--zzz", "no such flag: --zzz"),
-    ("get", "missing argument 'MODEL' (`mlxone get --help` explains)"),
+    ("get", "no model is named (give a path, ORG/REPO, short name or query)"),
 ]
 
 

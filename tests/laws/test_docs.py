@@ -33,7 +33,8 @@ def verbs() -> dict[str, click.Command]:
 
 
 def flags(command: click.Command) -> set[str]:
-    return {flag for p in command.get_params(click.Context(command)) for flag in (*p.opts, *p.secondary_opts)}
+    context = click.Context(command, **group.context_settings)  # click remembers the help flag it makes
+    return {flag for p in command.get_params(context) for flag in (*p.opts, *p.secondary_opts)}
 
 
 def shell_lines(text: str) -> Iterator[list[str]]:

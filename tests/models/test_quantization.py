@@ -175,17 +175,3 @@ def test_a_fixed_modes_scales_are_bytes(tmp_path: Path):
     stated = SETTING | {PATH: {"mode": "mxfp4", "group_size": 32}}
     with refused(DamagedModel, f"tensor '{PATH}.scales' has dtype BF16, mxfp4 quantization needs U8"):
         quantization(stated).packing(file, PATH, 64)
-
-
-@pytest.mark.parametrize(
-    ("settings", "fewest"),
-    [
-        (None, 4),
-        (SETTING, 4),
-        ({"bits": 8}, 8),
-        ({"bits": 8, PATH: {"bits": 2}, "b": {"bits": 6}}, 2),
-        ({"bits": "2", PATH: {"bits": 1}, "b": False}, 4),
-    ],
-)
-def test_the_fewest_bits_that_are_named(settings: Any, fewest: int):
-    assert quantization(settings).narrowest == fewest
