@@ -123,13 +123,15 @@ def _at(case: Case, work: Work, named: Named, bits: int | None) -> FitReport:
     return report(replace(case, facts=facts), work, model=named.name, notes=_notes(case, work))
 
 
-def _notes(case: Case) -> tuple[str, ...]:
+def _notes(case: Case, work: Work) -> tuple[str, ...]:
     notes = []
     if case.form == "wide":
         notes.append("on this CPU weights are widened to float32: MLXONE_CPU=packed keeps them packed")
     elif case.form == "packed":
         notes.append("on this CPU weights stay packed: as float32 they would take over half of what is free")
-    if case.facts.sidecar_bytes:
+    if work.kv_quant == "config" and not any(layer.kv_bits for layer in case.facts.layers):
+        notes.append("it ships no kv_config.json, so keys and values stay as they are")
+    if case.facts.sidecar_bytes and not work.vision:
         notes.append(
             f"its vision or audio part, {case.facts.sidecar_bytes / 1e9:.2f} GB, is not counted "
             "unless asked for"

@@ -325,3 +325,13 @@ def test_the_mode_changes_bytes_as_the_facts_say(starter_home: Path, monkeypatch
 def test_a_report_of_facts_is_the_arithmetic(there: None):
     found = fit(SMALL, 1000)
     assert found.total_bytes == Case(SMALL, THERE).needs(Work(1000)).total_bytes
+
+
+def test_what_was_asked_in_vain_is_said(tmp_path: Path):
+    plain, shipped = (write_model(tmp_path / name, "gemma-4-12B") for name in ("plain", "shipped"))
+    rows = [{"layer_idx": 5, "bits": 4, "group_size": 64}]
+    (shipped / "kv_config.json").write_text(json.dumps(rows))
+    said = {f: " ".join(fit(f, kv_quant="config").notes) for f in (plain, shipped)}
+    assert "ships no kv_config.json" in said[plain] and "kv_config" not in said[shipped]
+    counted = {vision: " ".join(fit(plain, vision=vision).notes) for vision in (False, True)}
+    assert "is not counted" in counted[False] and "is not counted" not in counted[True]
