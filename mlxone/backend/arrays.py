@@ -12,7 +12,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from mlxone.backend import cpu
-from mlxone.core.errors import BackendMissing
+from mlxone.core.errors import BackendMissing, OutOfMemory
 
 if TYPE_CHECKING:
     import mlx.core as mx
@@ -26,7 +26,7 @@ else:
             hint="on Linux install its backend: pip install 'mlxone[cpu]' or 'mlxone[cuda]'",
         ) from error
 
-__all__ = ["limit_memory", "lock", "mx", "on_cpu", "on_stream", "wire_memory"]
+__all__ = ["check_memory", "limit_memory", "lock", "mx", "on_cpu", "on_stream", "wire_memory"]
 
 lock = threading.RLock()
 _stream = mx.new_thread_unsafe_stream(mx.default_device())
@@ -41,12 +41,30 @@ def on_cpu() -> bool:
     return mx.default_device() == mx.Device(mx.DeviceType.cpu)
 
 
-def limit_memory(size: int) -> None:
-    """MLX's own guard: beyond it an allocation waits for what is in flight, then fails in Python.
+_limit: int | None = None
 
-    The second line of defence, behind admission: a device that really runs out ends the process.
+
+def limit_memory(size: int) -> None:
+    """The second line of defence, behind admission: a device that really runs out ends the process.
+
+    MLX takes its limit as a guideline: near it, it waits for what is in flight and empties its
+    caches. So `check_memory` looks as well. A limit that is lower already stays.
     """
-    mx.set_memory_limit(size)
+    global _limit
+    before = mx.set_memory_limit(size)
+    if before < size:
+        mx.set_memory_limit(before)
+    _limit = size
+
+
+def check_memory() -> None:
+    """Between two pieces of work: raises where arrays in use have outgrown the limit."""
+    if _limit is not None and mx.get_active_memory() > _limit:
+        used = mx.get_active_memory() / 1e9
+        raise OutOfMemory(
+            f"{used:.2f} GB are in use and {_limit / 1e9:.2f} GB are allowed",
+            hint="use a shorter context; `mlxone fit` says how long it may be",
+        )
 
 
 def wire_memory() -> None:

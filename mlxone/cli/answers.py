@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlxone.cli.sinks import Sink
 from mlxone.cli.terminal import StatusLine
 from mlxone.core.errors import MlxoneError
 from mlxone.core.words import Event, Failed, Finished, Progress, Stats, Token
+
+if TYPE_CHECKING:
+    from mlxone.service.model import Model
 
 SHORT_PROMPT = 512  # tokens read too quickly for a progress line to be of use
 
@@ -101,3 +104,13 @@ def as_json(model: str, answer: Answer) -> dict[str, Any]:
     stats.pop("cache_tokens", None)
     tokens, text = answer.tokens, answer.text
     return {"model": model, "text": text, "tokens": tokens, "finish_reason": reason, "stats": stats}
+
+
+def learn_from(model: Model, stats: Stats | None) -> None:
+    """What an answer cost corrects the next `mlxone fit`. Short ones, and a chat's later ones, tell nothing."""
+    from mlxone.fitting.work import FEWEST_TOKENS
+
+    if stats is not None and not stats.cached_tokens and stats.generated_tokens >= FEWEST_TOKENS:
+        from mlxone.service import learning
+
+        learning.note(model, stats)

@@ -7,7 +7,7 @@ import traceback
 from typing import TYPE_CHECKING
 
 from mlxone.cli import chat_commands, failures, inputs, sinks
-from mlxone.cli.answers import Answer, consume, stats_text
+from mlxone.cli.answers import Answer, consume, learn_from, stats_text
 from mlxone.cli.asking import Asking
 from mlxone.cli.chat_commands import Leave, Result, Send, Talk
 from mlxone.cli.conversation import Conversation
@@ -104,6 +104,7 @@ class Chat:
             self._talk.answers.append(answer.stats)
             if self._stats:
                 print(stats_text(answer.stats), file=sys.stderr, flush=True)
+            learn_from(self._model, answer.stats)
 
     def _stream(self, conversation: Conversation, answer: Answer) -> None:
         from mlxone.service import answer as service

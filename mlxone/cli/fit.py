@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,18 +27,25 @@ from mlxone.core.errors import StorageError, UsageError
 from mlxone.core.settings import PREFILL_STEP
 
 if TYPE_CHECKING:
-    from mlxone.fitting.plot import Cell as SkuCell
     from mlxone.fitting.report import FitReport
+    from mlxone.fitting.skus import Sku
 
 QUESTION, OUTPUT = "Question", "Output"
 BITS = ("2", "3", "4", "5", "6", "8")
-UNASKED = {"kv_quant": "off", "batch": 1}  # of flags that have a value by themselves
+# What a flag is when nobody gave it.
+UNASKED: dict[str, Any] = {
+    "ctx": None, "memory_budget": None, "kv_quant": "off", "batch": 1, "prefill_step": None,
+    "vision": False, "bits": None, "best": False, "skus": False, "plot": None,
+}  # fmt: skip
 SKU_COLUMNS = (
     Column("CHIP", comfortable=16),
     Column("MEMORY", right=True),
+    Column("BANDWIDTH", right=True, optional=2),
     Column("FITS"),
+    Column("NEEDS", optional=1),
     Column("CONTEXT", right=True),
     Column("TOK/S", right=True),
+    Column("PROMPT TOK/S", right=True, optional=3),
 )
 
 
@@ -122,18 +129,19 @@ def command(model: str | None, model_flag: str | None, **flags: Any) -> None:
 def _check(flags: dict[str, Any]) -> None:
     if flags["best"] and flags["bits"] is not None:
         raise UsageError("--best looks for the bits that --bits already names", hint="give one of them")
-    only_here = ("memory_budget", "best", "prefill_step", "vision")
-    if flags["skus"] or flags["plot"] is not None:
-        _refuse(flags, only_here, "--skus asks about other machines")
+    if flags["plot"] == "":
+        raise UsageError("--plot is empty", hint="name the file to write")
     if flags["calibrate"]:
-        others = (*only_here, "ctx", "bits", "skus", "plot", "kv_quant", "batch")
-        _refuse(flags, others, "--calibrate runs the model as it is")
+        _refuse(flags, set(UNASKED), "--calibrate", "it runs the model as it is")
+    elif flags["skus"] or flags["plot"]:
+        asked = "--skus" if flags["skus"] else "--plot"
+        _refuse(flags, {"memory_budget", "best"}, asked, "it asks about other machines")
 
 
-def _refuse(flags: dict[str, Any], names: tuple[str, ...], why: str) -> None:
-    for name in names:
-        if flags[name] not in (None, False, UNASKED.get(name)):
-            raise UsageError(f"--{name.replace('_', '-')} does not go with it: {why}")
+def _refuse(flags: dict[str, Any], names: Collection[str], beside: str, why: str) -> None:
+    for name in sorted(names):
+        if flags[name] != UNASKED[name]:
+            raise UsageError(f"--{name.replace('_', '-')} does not go with {beside}", hint=why)
 
 
 def _fit(query: str, flags: dict[str, Any]) -> None:
@@ -169,7 +177,10 @@ def lines(found: FitReport, *, best: bool = False) -> Iterator[str]:
         yield _best(found)
     yield ""
     bits = f", {bits_in_words(found.bits)} bits" if found.bits else ""
-    form = {"wide": ", as float32", "packed": ", scales as float32"}.get(found.weight_form, "")
+    form = ""
+    if found.weight_form != "stored":
+        packed = found.weight_form == "packed" and (found.bits or 0) < 16
+        form = ", scales as float32" if packed else ", as float32"
     yield _line("weights", found.weights_bytes, f"{count_in_words(found.parameters)}{bits}{form}")
     kept = "" if found.kv_quant == "off" else f", quantized ({found.kv_quant})"
     yield _line("layer states", found.kv_bytes, f"{found.context_tokens:,} tokens{rows}{kept}")
@@ -185,7 +196,7 @@ def lines(found: FitReport, *, best: bool = False) -> Iterator[str]:
 def _best(found: FitReport) -> str:
     if found.best_bits is None:
         return "not even with 2 bits"
-    return f"with at most {found.best_bits} bits; the figures are for these"
+    return f"with at most {found.best_bits} bits, for which the figures are"
 
 
 def _line(name: str, size: int, remark: str) -> str:
@@ -201,8 +212,11 @@ def _longest(found: FitReport) -> str:
 
 
 def _speed(found: FitReport) -> str:
-    if found.predicted_decode_tps is None or found.predicted_prefill_tps is None:
+    if found.predicted_decode_tps is None:
         return "not known for this chip; `mlxone fit --calibrate` measures it"
+    if found.predicted_prefill_tps is None:
+        decode = f"about {found.predicted_decode_tps:.3g} tokens/s"
+        return f"{decode}; `mlxone fit --calibrate` measures that of prompts"
     first = duration_in_words(found.predicted_first_token_seconds or 0)
     return (
         f"about {found.predicted_decode_tps:.3g} tokens/s; a prompt of that length at "
@@ -213,35 +227,42 @@ def _speed(found: FitReport) -> str:
 def _skus(query: str, flags: dict[str, Any]) -> None:
     from mlxone.service import fitting
 
-    named = fitting.facts_of(query)
-    cells = fitting.sku_matrix(
-        named.facts, flags["ctx"], kv_quant=flags["kv_quant"], batch=flags["batch"], bits=flags["bits"]
-    )
+    named = fitting.named_facts(query)
+    names = ("kv_quant", "batch", "bits", "prefill_step", "vision")
+    found = fitting.sku_matrix(named.facts, flags["ctx"], **{name: flags[name] for name in names})
     if flags["plot"] is not None:
-        _draw(cells, Path(flags["plot"]), named.name)
+        _draw(found, Path(flags["plot"]), named.name)
     if flags["json"]:
-        known.print_json([asdict(cell) for cell in cells])
+        known.print_json([asdict(sku) for sku in found])
     elif flags["skus"]:
-        table.show(SKU_COLUMNS, [_row(cell) for cell in cells])
+        table.show(SKU_COLUMNS, [_row(sku) for sku in found])
 
 
-def _row(cell: SkuCell) -> list[Cell]:
+def _row(sku: Sku) -> list[Cell]:
     return [
-        cell.chip,
-        f"{cell.memory_gb} GB",
-        known.yes_or_no(cell.fits),
-        context_in_words(cell.max_context) if cell.max_context else "",
-        f"{cell.decode_tps:.3g}" if cell.decode_tps else "",
+        sku.chip,
+        f"{sku.memory_gb} GB",
+        f"{sku.bandwidth / 1e9:.0f} GB/s",
+        known.yes_or_no(sku.fits),
+        f"{sku.total_bytes / 1e9:.1f} of {sku.usable_bytes / 1e9:.1f} GB",
+        context_in_words(sku.max_safe_context) if sku.max_safe_context else "",
+        f"{sku.predicted_decode_tps:.3g}" if sku.predicted_decode_tps else "",
+        f"{sku.predicted_prefill_tps:.3g}" if sku.predicted_prefill_tps else "",
     ]
 
 
-def _draw(cells: list[SkuCell], path: Path, name: str) -> None:
-    from mlxone.fitting.plot import svg
+def _draw(skus: list[Sku], path: Path, name: str) -> None:
+    from mlxone.fitting import plot
 
+    cells = [
+        plot.Cell(s.chip, s.memory_gb, s.fits, s.max_safe_context or None, s.predicted_decode_tps)
+        for s in skus
+    ]
     try:
-        path.write_text(svg(cells, title=f"What fits where: {name}"), encoding="utf-8")
+        path.write_text(plot.svg(cells, title=f"What fits where: {name}"), encoding="utf-8")
     except OSError as error:
         raise StorageError(f"--plot {path}: {error.strerror or error}") from error
+    streams.complain(f"drawn: {path}")
 
 
 def _calibrate(query: str, *, as_json: bool) -> None:

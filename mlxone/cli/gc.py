@@ -24,19 +24,21 @@ if TYPE_CHECKING:
     params=[
         flag("Deleting", "--yes", "Delete; without it only the plan is shown.", is_flag=True),
         flag("Deleting", "--force", "Also snapshots that hold what no other one does.", is_flag=True),
+        known.model_dir_flag(),
         known.json_flag("Print one JSON object."),
         verbose_option(),
     ],
 )
-def command(yes: bool, force: bool, json: bool) -> None:
+def command(yes: bool, force: bool, model_dir: tuple[str, ...], json: bool) -> None:
     """Show what could be deleted, or delete it.
 
     In the Hugging Face cache: snapshots that no branch or tag points to any more, and files that
-    no snapshot needs. Nothing younger than an hour, no unfinished download, no data set.
+    no snapshot needs. Nothing younger than an hour, no unfinished download, no data set. Elsewhere:
+    what an rm that was cut off left.
     """
     from mlxone.hub import gc, places, sources, trash
 
-    others = [source for source in sources.sources() if source.name != sources.HUGGING_FACE]
+    others = [source for source in sources.sources(model_dir) if source.name != sources.HUGGING_FACE]
     elsewhere = [place for source in others for place in trash.holders(source.folder, source.depth)]
     plan = gc.plan(places.hf_cache(), force=force, elsewhere=elsewhere)
     done = gc.execute(plan) if yes else None

@@ -81,11 +81,12 @@ def command(query: tuple[str, ...], model_dir: tuple[str, ...], **flags: Any) ->
     """
     words = " ".join(query).strip()
     with known.registry(model_dir) as registry:
-        entries = _listed(registry, words, flags)
+        everything = registry.refresh()
+        entries = _listed(registry, everything, words, flags)
         if not entries and (words or _filters(flags)):
             if flags["json"]:
                 known.print_json([])
-            streams.complain(f"mlxone: {_nothing(registry, words)}")
+            streams.complain(f"mlxone: {_nothing(registry, everything, words)}")
             raise click.exceptions.Exit(1)
         show_entries(entries, as_json=flags["json"], wide=flags["wide"])
 
@@ -133,7 +134,7 @@ def _filters(flags: dict[str, Any]) -> bool:
     return any(flags[name] for name in (*FILTERS, "supported")) or flags["max_size"] is not None
 
 
-def _listed(registry: Registry, words: str, flags: dict[str, Any]) -> list[Entry]:
+def _listed(registry: Registry, everything: list[Entry], words: str, flags: dict[str, Any]) -> list[Entry]:
     entries = registry.list(
         words,
         capabilities=tuple(name for name in FILTERS if flags[name]),
@@ -141,11 +142,12 @@ def _listed(registry: Registry, words: str, flags: dict[str, Any]) -> list[Entry
         supported=flags["supported"],
         all_revisions=flags["all_revisions"],
         sort=flags["sort"],
+        among=everything,
     )
     return entries[::-1] if flags["reverse"] else entries
 
 
-def _nothing(registry: Registry, words: str) -> str:
-    if words and not registry.list(words):
+def _nothing(registry: Registry, everything: list[Entry], words: str) -> str:
+    if words and not registry.list(words, among=everything):
         return f"no model on this machine matches {words!r} (`mlxone ls` lists all there are)"
     return f"no model{f' that matches {words!r}' if words else ''} has all that was asked for"

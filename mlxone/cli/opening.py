@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from mlxone.hub.repo import Plan
     from mlxone.service.model import Model
 
-LARGE = 2_000_000_000  # bytes of weights
-
 
 def open_model(
     query: str, *, chat_template: Path | None = None, pull: bool = False, quiet: bool = False
@@ -60,13 +58,15 @@ def ask_hub(repo: str, revision: str | None, *, quiet: bool = False, **patterns:
         status.clear()
 
 
-def fetch(plan: Plan, *, to: Path | None = None, quiet: bool = False) -> tuple[Path, int]:
+def fetch(
+    plan: Plan, *, to: Path | None = None, quiet: bool = False, verify: bool = False
+) -> tuple[Path, int]:
     """The folder, and how many bytes came over the network."""
     from mlxone.cli.transfer import Transfer
     from mlxone.hub import download as hub
 
-    with Transfer(quiet=quiet) as transfer:
-        return hub.fetch(plan, transfer, to=to), transfer.fetched
+    with Transfer(quiet=quiet, verify=verify) as transfer:
+        return hub.fetch(plan, transfer, to=to, verify=verify), transfer.fetched
 
 
 def _load(query: str, chat_template: Path | None, quiet: bool) -> Model:
@@ -75,19 +75,9 @@ def _load(query: str, chat_template: Path | None, quiet: bool) -> Model:
     try:
         from mlxone.service import loading
 
-        model = loading.load(query, chat_template=chat_template)
-        if _is_large(model):
-            from mlxone.service import admission
-
-            admission.check_possible(model)
-        return model
+        return loading.load(query, chat_template=chat_template)
     finally:
         status.clear()
-
-
-def _is_large(model: Model) -> bool:
-    """Anything less fits every machine that MLX runs on, and need not wait for the question."""
-    return sum(file.stat().st_size for file in model.path.glob("*.safetensors")) > LARGE
 
 
 def _fetch_starter(quiet: bool) -> None:

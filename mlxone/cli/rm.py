@@ -47,8 +47,8 @@ def command(
 
     model = named_model(model, model_flag, required=True)
     with known.registry(model_dir) as registry:
-        entry = _meant(registry, model, revision)
-        everything = registry.list(all_revisions=True)
+        everything = registry.refresh()
+        entry = _meant(registry, everything, model, revision)
         what = remove.removal(
             entry,
             one_revision=revision is not None or _is_one_revision(model, entry),
@@ -67,15 +67,15 @@ def command(
             streams.complain(one_line(f"another copy stays: {copy}"))
         click.echo(f"{in_words(done.freed_bytes)} came free")
         if done.problems:
-            raise StorageError(done.problems[0], hint="the rest was deleted")
+            raise StorageError(done.problems[0], hint="the rest was deleted" if done.freed_bytes else "")
 
 
-def _meant(registry: Registry, model: str, revision: str | None) -> Entry:
+def _meant(registry: Registry, everything: list[Entry], model: str, revision: str | None) -> Entry:
     """A damaged model is one as well: that is a reason to delete it."""
     from mlxone.hub.remove import remnant
 
     try:
-        found = registry.match(model)
+        found = registry.match(model, among=everything)
     except ModelNotFound:
         rest = remnant(model)
         if rest is None or revision is not None:
@@ -85,7 +85,7 @@ def _meant(registry: Registry, model: str, revision: str | None) -> Entry:
         return found
     if _is_one_revision(model, found):
         raise UsageError(f"{model} and --revision both name a revision", hint="leave one of the two out")
-    return registry.match(f"{found.repo}@{revision}")
+    return registry.match(f"{found.repo}@{revision}", among=everything)
 
 
 def _is_one_revision(model: str, entry: Entry) -> bool:

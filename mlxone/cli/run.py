@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from mlxone.cli.asking import Asking
     from mlxone.service.model import Model
 
-WORTH_LEARNING = 32  # tokens; of fewer nothing would be learned
 PROMPT, MODEL, SAMPLING, OUTPUT = "Prompt", "Model", "Answer", "Output"
 
 FLAGS: list[click.Parameter] = [
@@ -137,7 +136,4 @@ def _answer(model: Model, how: Asking, text: str, flags: dict[str, Any]) -> None
         print(json.dumps(answers.as_json(model.name, answer), ensure_ascii=not unicode_out))
     if flags["stats"] and answer.stats:
         print(answers.stats_text(answer.stats), file=sys.stderr)
-    if answer.stats and answer.stats.generated_tokens >= WORTH_LEARNING:
-        from mlxone.service import learning
-
-        learning.note(model, answer.stats)
+    answers.learn_from(model, answer.stats)

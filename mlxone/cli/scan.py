@@ -40,7 +40,7 @@ def command(full: bool, model_dir: tuple[str, ...], json: bool) -> None:
     """
     with known.registry(model_dir) as registry:
         report = registry.scan(full=full)
-        entries = registry.list(all_revisions=True)
+        entries = registry.list(all_revisions=True, among=list(report.entries))
         places = _with_models(registry.sources, entries)
         if json:
             known.print_json(_as_json(report, places, entries))

@@ -40,8 +40,9 @@ def command(model: str | None, model_flag: str | None, model_dir: tuple[str, ...
 
     model = named_model(model, model_flag)
     with known.registry(model_dir) as registry:
-        entry = registry.match(model)
-        found = details(entry, registry.list(all_revisions=True))
+        everything = registry.refresh()
+        entry = registry.match(model, among=everything)
+        found = details(entry, everything)
         memory = _memory(entry)
         if json:
             known.print_json(_as_json(entry, found, memory))
@@ -110,7 +111,9 @@ def _shape(facts: ModelFacts, found: Details) -> Iterator[Line]:
         yield "context", f"{context_in_words(facts.context_length)} ({facts.context_length} tokens)"
     if facts.window:
         yield "window", f"{facts.window} tokens"
-    if facts.bits:
+    if facts.bits and not facts.packed_parameters:
+        yield "weights", f"{bits_in_words(facts.bits)} bits"
+    elif facts.bits:
         group = f", groups of {facts.group_size}" if facts.group_size else ""
         yield "quantized", f"{bits_in_words(facts.bits)} bits{group}{f', {facts.mode}' if facts.mode else ''}"
     yield "language part", in_words(facts.language_bytes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 
+from mlxone.core.amounts import in_words as in_words
 from mlxone.core.errors import UsageError
 
 _UNITS = {"": 1e9, "KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
@@ -22,14 +23,6 @@ def read_size(text: str, name: str = "a size") -> int:
     if not math.isfinite(value) or value > 1e18:
         raise UsageError(f"{name}: {text} is more than any disk holds")
     return int(value)
-
-
-def in_words(size: int) -> str:
-    for unit, bytes_ in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
-        # From where the unit below would round up to a thousand.
-        if size >= bytes_ * 0.99995:
-            return f"{size / bytes_:.1f} {unit}"
-    return f"{size / 1e3:.0f} kB" if size >= 1000 else f"{size} B"
 
 
 def count_in_words(count: int) -> str:

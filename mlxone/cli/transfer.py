@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 
 class Transfer(Watch):
-    """Says nothing where everything is there already."""
+    """Says nothing where everything is there already, unless all of it is to be verified."""
 
-    def __init__(self, *, quiet: bool) -> None:
+    def __init__(self, *, quiet: bool, verify: bool = False) -> None:
         self.fetched = 0  # bytes that came over the network
-        self._quiet = quiet
+        self._quiet, self._verify = quiet, verify
         self._view: _Lines | _Bars | None = None
 
     def __enter__(self) -> Transfer:
@@ -39,10 +39,11 @@ class Transfer(Watch):
             streams.complain("stopped; the same command goes on from there")
 
     def begin(self, plan: Plan, held: Mapping[str, int]) -> None:
-        if self._quiet or sum(held.values()) == plan.total_bytes:
+        if self._quiet or (sum(held.values()) == plan.total_bytes and not self._verify):
             return
         plain = not terminal.is_terminal(sys.stderr) or terminal.plain_wanted(os.environ)
-        self._view = _Lines(plan, held) if plain else _Bars(plan, held)
+        verb = "checking" if self._verify else "downloading"
+        self._view = _Lines(plan, held, verb) if plain else _Bars(plan, held)
 
     def file(self, file: File, state: State, held: int) -> None:
         if self._view is not None:
@@ -52,16 +53,12 @@ class Transfer(Watch):
         self.fetched = fetched
 
 
-def _title(plan: Plan, held: int) -> str:
-    there = f", {in_words(held)} of it here already" if held else ""
-    return f"downloading {plan.repo} ({in_words(plan.total_bytes)}{there})"
-
-
 class _Lines:
     """For logs: what begins, and each file when it is there."""
 
-    def __init__(self, plan: Plan, held: Mapping[str, int]) -> None:
-        streams.complain(terminal.one_line(_title(plan, sum(held.values()))))
+    def __init__(self, plan: Plan, held: Mapping[str, int], verb: str) -> None:
+        there = f", {in_words(sum(held.values()))} of it here already" if any(held.values()) else ""
+        streams.complain(terminal.one_line(f"{verb} {plan.repo} ({in_words(plan.total_bytes)}{there})"))
 
     def file(self, file: File, state: State, held: int) -> None:
         if state is State.DONE:

@@ -64,10 +64,14 @@ class ModelFacts:
     @property
     def active_bytes(self) -> int:
         """What one token reads: all but tables it only looks up and experts it is not sent to."""
-        idle = 0
+        return self.read_bytes(1)
+
+    def read_bytes(self, rows: int) -> int:
+        """What one step of so many rows reads: each row's tokens choose experts of their own."""
+        idle = 0.0
         if self.experts:
-            idle = self.expert_bytes * (self.experts - self.experts_per_token) // self.experts
-        return self.language_bytes - self.lookup_bytes - idle
+            idle = self.expert_bytes * (1 - self.experts_per_token / self.experts) ** rows
+        return self.language_bytes - self.lookup_bytes - round(idle)
 
     @property
     def active_share(self) -> float:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 
-from mlxone.backend.arrays import lock, mx, on_stream
+from mlxone.backend.arrays import check_memory, lock, mx, on_stream
 from mlxone.core.words import Progress
 from mlxone.engine.row import Drawn, Pending, Row
 from mlxone.models.decoder import Decoder
@@ -32,6 +32,7 @@ def prefill(decoder: Decoder, row: Row, step: int) -> Generator[Progress, None, 
                 row.check()
                 decoder.hidden(mx.array([chunk]), row.state, paced=True)
                 mx.eval(row.state.arrays())
+                check_memory()
                 row.fed += chunk
             yield Progress(len(row.fed), total)
     finally:
@@ -62,6 +63,7 @@ def decode(decoder: Decoder, row: Row, max_tokens: int) -> Generator[Drawn, None
             pending = following
             if count % CLEAN_EVERY == 0:
                 mx.clear_cache()
+                check_memory()
     finally:
         row.settle()
 

@@ -11,7 +11,8 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from mlxone.fitting.report import Case
+from mlxone.core.errors import UsageError
+from mlxone.fitting.report import LONGEST, Case
 from mlxone.fitting.work import Work
 
 
@@ -32,10 +33,15 @@ class Refusal:
 class Ticket:
     """A request's share of the memory, until it is given back. True where a yes or no is asked."""
 
-    __slots__ = ("_release", "context", "rows")
+    __slots__ = ("_release", "context", "kv_bytes", "rows")
 
-    def __init__(self, context: int, rows: int, release: Callable[[Ticket], None]) -> None:
-        self.context, self.rows, self._release = context, rows, release
+    def __init__(self, load: _Load, release: Callable[[Ticket], None]) -> None:
+        self.context, self.rows, self.kv_bytes, self._release = (
+            load.context,
+            load.rows,
+            load.kv_bytes,
+            release,
+        )
 
     def __bool__(self) -> bool:
         return True
@@ -51,6 +57,18 @@ class Ticket:
         self.release()
 
 
+@dataclass(frozen=True, slots=True)
+class _Load:
+    """Requests taken together: their longest context, their rows, what their layer states may grow to."""
+
+    context: int = 0
+    rows: int = 0
+    kv_bytes: int = 0
+
+    def __add__(self, other: _Load) -> _Load:
+        return _Load(max(self.context, other.context), self.rows + other.rows, self.kv_bytes + other.kv_bytes)
+
+
 class Admission:
     def __init__(self, case: Case, budget: int, work: Work | None = None) -> None:
         """`work` says how prompts are read and keys kept; its context and rows are each request's own."""
@@ -60,62 +78,63 @@ class Admission:
         self._lock = threading.Lock()
 
     def admit(self, prompt_tokens: int, max_tokens: int, rows: int = 1) -> Ticket | Refusal:
-        context = prompt_tokens + max_tokens
+        if prompt_tokens < 0 or max_tokens < 0 or rows < 1:
+            raise UsageError(f"no such request: {prompt_tokens} and {max_tokens} tokens in {rows} rows")
+        context, limit = prompt_tokens + max_tokens, self.case.facts.context_length
+        asked = self._load(context, rows)
         with self._lock:
-            needed = self._needed(context, rows)
-            limit = self.case.facts.context_length
-            if needed <= self.budget and (limit is None or context <= limit):
-                ticket = Ticket(context, rows, self._take_back)
+            held = self._held()
+            if self._total(held + asked) <= self.budget and (limit is None or context <= limit):
+                ticket = Ticket(asked, self._take_back)
                 self._tickets.add(ticket)
                 return ticket
-            return self._refusal(prompt_tokens, max_tokens, rows, needed)
+        return self._refusal(prompt_tokens, max_tokens, asked, held)
 
     @property
     def in_flight(self) -> int:
         with self._lock:
-            return sum(ticket.rows for ticket in self._tickets)
+            return self._held().rows
 
     @property
     def promised_bytes(self) -> int:
         """Weights, and all that the requests in flight may grow to."""
         with self._lock:
-            return self._needed(0, 0)
+            return self._total(self._held())
 
     def _take_back(self, ticket: Ticket) -> None:
         with self._lock:
             self._tickets.discard(ticket)
 
-    def _needed(self, context: int, rows: int) -> int:
-        """Bytes in all, with this request beside those in flight."""
-        asked = [(t.context, t.rows) for t in self._tickets] + ([(context, rows)] if rows else [])
-        each = [self.case.needs(replace(self._work, context=c, rows=r)) for c, r in asked]
-        longest = replace(
-            self._work, context=max((c for c, _ in asked), default=0), rows=sum(r for _, r in asked)
-        )
-        alone = self.case.needs(longest)
-        return alone.weights_bytes + sum(n.kv_bytes for n in each) + (alone.transient_bytes if asked else 0)
+    def _held(self) -> _Load:
+        return sum((_Load(t.context, t.rows, t.kv_bytes) for t in self._tickets), _Load())
 
-    def _refusal(self, prompt_tokens: int, max_tokens: int, rows: int, needed: int) -> Refusal:
-        context, limit = prompt_tokens + max_tokens, self.case.facts.context_length
-        longest = self._longest(rows)
-        asked = f"{prompt_tokens:,} prompt tokens and up to {max_tokens:,} more"
-        if limit is not None and context > limit:
-            reason, can_wait = f"{asked} are beyond the model's context of {limit:,}", False
+    def _load(self, context: int, rows: int) -> _Load:
+        return _Load(context, rows, self.case.needs(replace(self._work, context=context, rows=rows)).kv_bytes)
+
+    def _total(self, load: _Load) -> int:
+        needs = self.case.needs(replace(self._work, context=load.context, rows=load.rows))
+        return needs.weights_bytes + load.kv_bytes + (needs.transient_bytes if load.rows else 0)
+
+    def _refusal(self, prompt_tokens: int, max_tokens: int, asked: _Load, held: _Load) -> Refusal:
+        limit, needed = self.case.facts.context_length, self._total(held + asked)
+        longest = self._longest(asked.rows, held)
+        words = f"{prompt_tokens:,} prompt tokens and up to {max_tokens:,} more"
+        if limit is not None and asked.context > limit:
+            reason, can_wait = f"{words} are beyond the model's context of {limit:,}", False
         else:
-            tickets, self._tickets = self._tickets, set()
-            can_wait = bool(tickets) and self._needed(context, rows) <= self.budget
-            self._tickets = tickets
+            can_wait = self._total(asked) <= self.budget
             wait = "; it fits once others have finished" if can_wait else ""
-            of_rows = f" in {rows} rows" if rows > 1 else ""
+            of_rows = f" in {asked.rows} rows" if asked.rows > 1 else ""
             reason = (
-                f"{asked}{of_rows} need {needed / 1e9:.2f} GB of the {self.budget / 1e9:.2f} GB allowed; "
+                f"{words}{of_rows} need {needed / 1e9:.2f} GB of the {self.budget / 1e9:.2f} GB allowed; "
                 f"{longest:,} tokens in all would fit{wait}"
             )
         return Refusal(reason, needed, self.budget, longest, can_wait)
 
-    def _longest(self, rows: int) -> int:
-        low, high = 0, (self.case.facts.context_length or 2**22) + 1
+    def _longest(self, rows: int, held: _Load) -> int:
+        low, high = 0, (self.case.facts.context_length or LONGEST) + 1
         while low < high - 1:
             middle = (low + high) // 2
-            low, high = (middle, high) if self._needed(middle, rows) <= self.budget else (low, middle)
+            fits = self._total(held + self._load(middle, rows)) <= self.budget
+            low, high = (middle, high) if fits else (low, middle)
         return low

@@ -20,7 +20,7 @@ from typing import Any
 
 from mlxone.backend import cpu
 
-QUICK_SECONDS, DEVICE_SECONDS = 5.0, 10.0
+QUICK_SECONDS, DEVICE_SECONDS = 5.0, 30.0
 CPUINFO = Path("/proc/cpuinfo")
 # Where an NVIDIA driver shows itself: on a machine, in a container, under Windows' Linux.
 DRIVER_SIGNS = (

@@ -39,6 +39,7 @@ class Machine:
     free_now_bytes: int  # what it may use beside everything that runs now; at most usable_bytes
     bandwidth: float | None = None  # bytes/s; None: speed cannot be predicted
     flops: float | None = None  # half-precision matrix products, per second
+    note: str = ""  # what whoever reads these figures should know
 
     @property
     def key(self) -> str:
@@ -60,7 +61,7 @@ def as_sold(chip: Chip, memory_gb: int) -> Machine:
     return Machine("apple", f"Apple {chip.label}", chip, memory, usable, usable, chip.bandwidth, chip.flops)
 
 
-def remember_speed(store: Store, machine: Machine, bandwidth: float, flops: float) -> None:
+def remember_speed(store: Store, machine: Machine, bandwidth: float, flops: float | None) -> None:
     """Notes what was measured on a machine whose chip is in no table."""
     store.put(f"speed {machine.key}", {"bandwidth": bandwidth, "flops": flops})
 
@@ -98,15 +99,18 @@ def _mac(store: Store, asked: Host) -> Machine:
 
 
 def _linux(store: Store, asked: Host) -> Machine:
+    silent = ""
     if host.has_nvidia_driver():
         facts = _remembered_facts(store, asked, f"{host.total_memory()} {_visible_cards()}")
         memory = int(_positive(facts, "memory_bytes") or 0)
         if facts.get("kind") == "cuda" and memory:
             return _with_card(asked, facts, memory)
+        if not facts:
+            silent = "the NVIDIA driver is here, but MLX says nothing of a card: these are the CPU's figures"
     memory = host.total_memory()
     usable = int(memory * RAM_SHARE)
     free = min(usable, cpu.available_memory())
-    return _machine("cpu", host.processor_name(), None, (memory, usable, free))
+    return replace(_machine("cpu", host.processor_name(), None, (memory, usable, free)), note=silent)
 
 
 def _with_card(asked: Host, facts: Mapping[str, Any], memory: int) -> Machine:

@@ -44,10 +44,11 @@ def decode_tps(facts: ModelFacts, machine: Machine, work: Work, form: WeightForm
         return None
     shares = SHARES[machine.kind]
     share = shares.packed if _is_packed(facts, form) else shares.plain
-    weights = facts.active_bytes * growth(facts, form)
+    weights = facts.read_bytes(work.rows) * growth(facts, form)
     states = kv_bytes(facts, work, element_bytes(facts, form))
     seconds = (weights / share + states / shares.plain) / machine.bandwidth
-    return 1 / max(seconds, shares.layer_seconds * facts.layer_count)
+    longer = max(seconds, shares.layer_seconds * facts.layer_count)
+    return 1 / longer if longer else None
 
 
 def prefill_tps(facts: ModelFacts, machine: Machine, work: Work, form: WeightForm) -> float | None:

@@ -6,7 +6,6 @@ from mlxone.core.facts import LayerFacts, ModelFacts
 from mlxone.fitting.work import Work
 
 ROOM = 256  # tokens by which a buffer grows; a test holds it equal to the one in `kv`
-SCALE_BYTES = 4  # of one group of quantized keys or values: a scale and a bias of 16 bits each
 
 
 def kv_bytes(facts: ModelFacts, work: Work, element: int) -> int:
@@ -34,9 +33,10 @@ def token_bytes(layer: LayerFacts, work: Work, element: int) -> int:
     """Of one token's key and value, in one such layer."""
     size = layer.key_dim + layer.value_dim
     bits, group = kv_width(layer, work)
-    if bits is None:
+    if bits is None or layer.key_dim % group or layer.value_dim % group:  # MLX packs whole groups only
         return layer.kv_heads * size * element
-    return layer.kv_heads * (size * bits // 8 + size // group * SCALE_BYTES)
+    scales = size // group * 2 * element  # a scale and a bias each, of the type that was quantized
+    return layer.kv_heads * (size * bits // 8 + scales)
 
 
 def kv_width(layer: LayerFacts, work: Work) -> tuple[int | None, int]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from mlxone.core.facts import ModelFacts
 from mlxone.core.settings import PREFILL_STEP
 
+FEWEST_TOKENS = 32  # of an answer that teaches: a shorter one says more of its start than of its speed
 DEFAULT_CONTEXT = 8192  # where nobody says how long
-KV_QUANTS = ("off", "4", "8", "config")
 KvQuant = Literal["off", "4", "8", "config"]
 
 
@@ -19,3 +20,7 @@ class Work:
     prefill_step: int = PREFILL_STEP
     kv_quant: KvQuant = "off"
     vision: bool = False  # whether the towers beside the language model are needed
+
+
+def usual_context(facts: ModelFacts) -> int:
+    return min(DEFAULT_CONTEXT, facts.context_length or DEFAULT_CONTEXT)

@@ -15,6 +15,8 @@ MAX_CONFIG_BYTES = 64 * 2**20
 # Far above what is published, far below where Python gives up on showing a value.
 MAX_DEPTH = 50
 FLOAT32_MAX = 3.4e38  # MLX computes in nothing wider
+# Right for what came from the Hub; a model from elsewhere has to come from there again.
+DOWNLOAD_AGAIN = "download the model again with `mlxone get --verify`"
 _MISSING = object()
 # Numbers that JSON cannot say are written as {"__float__": "Infinity"} by transformers.
 _SPECIAL_FLOATS = {"Infinity": math.inf, "-Infinity": -math.inf, "NaN": math.nan}
@@ -44,7 +46,7 @@ def _read_value(path: Path) -> Any:
             raise DamagedModel(f"{path} is larger than {MAX_CONFIG_BYTES >> 20} MiB")
         content = path.read_bytes()
     except FileNotFoundError:
-        raise DamagedModel(f"{path} is missing", hint="download the model again") from None
+        raise DamagedModel(f"{path} is missing", hint=DOWNLOAD_AGAIN) from None
     except OSError as error:
         raise StorageError(f"{path} cannot be read: {error.strerror or error}") from None
     return parse_json(content, str(path))

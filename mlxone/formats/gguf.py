@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import BinaryIO, NoReturn
 
 from mlxone.core.errors import DamagedModel, MlxoneError, StorageError, UnsupportedModel
+from mlxone.formats.config import DOWNLOAD_AGAIN
 
 MAX_HEADER = 256 << 20  # bytes before the first tensor; real files stay under 32 MB
 MAX_KEYS = 65_536
@@ -249,7 +250,7 @@ class _Reader:
             self.damaged(f"{what} is not UTF-8")
 
     def damaged(self, reason: str) -> NoReturn:
-        raise DamagedModel(f"{self.path}: {reason}", hint="download the file again")
+        raise DamagedModel(f"{self.path}: {reason}", hint=DOWNLOAD_AGAIN)
 
 
 def shown(value: object) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from mlxone.core.errors import DamagedModel, StorageError, UnsupportedModel
+from mlxone.formats.config import DOWNLOAD_AGAIN
 
 MAX_HEADER_BYTES = 100_000_000 - 1  # MLX's own limit
 MAX_RANK = 16
@@ -53,7 +54,7 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
                 raise damaged(path, "its header is cut off or is no safetensors header")
             raw = file.read(length)
     except FileNotFoundError:
-        raise DamagedModel(f"{path} is missing", hint="download the model again") from None
+        raise DamagedModel(f"{path} is missing", hint=DOWNLOAD_AGAIN) from None
     except OSError as error:
         raise StorageError(f"{path} cannot be read: {error.strerror or error}") from None
     return parse_header(raw, path, data_bytes=size - 8 - length)
@@ -108,4 +109,4 @@ def _check_layout(path: Path, infos: dict[str, TensorInfo], data_bytes: int) -> 
 
 
 def damaged(path: Path, reason: str) -> DamagedModel:
-    return DamagedModel(f"{path} is damaged: {reason}", hint="download the model again")
+    return DamagedModel(f"{path} is damaged: {reason}", hint=DOWNLOAD_AGAIN)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mlxone.core.errors import DamagedModel
-from mlxone.formats.config import read_json
+from mlxone.formats.config import DOWNLOAD_AGAIN, read_json
 
 INDEX = "model.safetensors.index.json"
 
@@ -19,7 +19,7 @@ def shard_paths(folder: Path) -> list[Path]:
         return _indexed(folder, index)
     paths = sorted(folder.glob("model*.safetensors"))
     if not paths:
-        raise DamagedModel(f"{folder} holds no model*.safetensors", hint="download the model again")
+        raise DamagedModel(f"{folder} holds no model*.safetensors", hint=DOWNLOAD_AGAIN)
     return paths
 
 
@@ -39,7 +39,5 @@ def _indexed(folder: Path, index: Path) -> list[Path]:
     names = indexed_names(read_json(index), str(index))
     for name in names:
         if not os.path.exists(folder / name):  # Path's own raises for a name that is too long
-            raise DamagedModel(
-                f"{index} names {name[:80]!r}, which is missing", hint="download the model again"
-            )
+            raise DamagedModel(f"{index} names {name[:80]!r}, which is missing", hint=DOWNLOAD_AGAIN)
     return [folder / name for name in names]

@@ -6,15 +6,16 @@ the snapshot, `opaque`, and whoever deletes leaves alone what an opaque part mig
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from mlxone.hub import partial
+from mlxone.hub.snapshots import PREFIX
 
-PREFIX = "models--"
 LOCAL = (".DS_Store", "Thumbs.db", "desktop.ini")  # what file managers leave in any folder
 
 Inode = tuple[int, int]
@@ -58,7 +59,33 @@ def repo_folders(cache: Path) -> list[Path]:
     return [Path(entry.path) for entry in _entries(cache) if entry.name.startswith(PREFIX)]
 
 
-def read(folder: Path) -> Tree:
+def repo_holding(path: Path) -> Path | None:
+    """The repo that a path of the Hugging Face cache is in, seen from its layout."""
+    for folder in (path, *path.parents):
+        if folder.name == "snapshots" and folder.parent.name.startswith(PREFIX):
+            return folder.parent
+    return None
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether a process fetches a file of this repo: the Hub client and we lock each one meanwhile."""
+    return any(_is_held(entry.path) for entry in _entries(folder.parent / ".locks" / folder.name))
+
+
+def _is_held(lock: str) -> bool:
+    try:
+        with open(lock, "rb") as file:
+            # Shared, and given back at once: whoever wants it meanwhile asks again.
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False  # gone, or not to be read: then nobody of ours holds it
+    return False
+
+
+def read(folder: Path, without: Collection[Path] = ()) -> Tree:
+    """`without` are files of snapshots that are passed over, as if they were gone."""
     tree = Tree(folder)
     try:
         for part in (folder, folder / "refs", folder / "snapshots", folder / "blobs"):
@@ -72,7 +99,7 @@ def read(folder: Path) -> Tree:
             if not entry.is_dir(follow_symlinks=False):
                 tree.opaque = f"{entry.path} is not a snapshot's folder"
                 return tree
-            tree.snapshots[entry.name] = _snapshot(Path(entry.path))
+            tree.snapshots[entry.name] = _snapshot(Path(entry.path), frozenset(map(str, without)))
         _read_blobs(tree)
     except OSError as error:
         tree.opaque = f"{error.filename or folder}: {error.strerror or error}"
@@ -114,7 +141,7 @@ def _refs(folder: Path, above: str = "") -> Iterator[tuple[str, str]]:
             yield f"{above}{entry.name}", text.decode("ascii", "replace") if text.isalnum() else ""
 
 
-def _snapshot(folder: Path) -> Snapshot:
+def _snapshot(folder: Path, without: frozenset[str]) -> Snapshot:
     found = Snapshot(folder, changed(folder.lstat()))
 
     def failed(error: OSError) -> None:
@@ -126,8 +153,9 @@ def _snapshot(folder: Path) -> Snapshot:
             if os.path.islink(os.path.join(path, name)):
                 found.opaque = f"{os.path.join(path, name)} is a link to a folder"
         for name in names:
-            if name not in LOCAL:
-                _add_file(found, os.path.join(path, name))
+            file = os.path.join(path, name)
+            if name not in LOCAL and file not in without:
+                _add_file(found, file)
     return found
 
 

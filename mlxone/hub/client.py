@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,8 +24,11 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_TRUE = ("1", "ON", "YES", "TRUE")
+# Else each request would tell which program started us, and a list of such programs would be fetched.
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # read once, when the client is imported
+
 _WORTH_A_RETRY = (408, 429, 500, 502, 503, 504)
+_CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,16 +63,22 @@ class Stopped(Exception):
     """Somebody else's failure, or Ctrl-C, ended this work."""
 
 
+def is_true(variable: str) -> bool:
+    """By the client's rules, but read at each call: it reads them once, when it is imported."""
+    return os.environ.get(variable, "").upper() in ("1", "ON", "YES", "TRUE")
+
+
 def is_offline() -> bool:
-    """Read at each call; the client reads it once, when it is imported, and keeps to that."""
-    return any(
-        os.environ.get(name, "").upper() in _TRUE for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
-    )
+    return is_true("HF_HUB_OFFLINE") or is_true("TRANSFORMERS_OFFLINE")
 
 
 def check_online(repo: str) -> None:
     if is_offline():
-        raise HubError(f"HF_HUB_OFFLINE is set, so {repo} cannot be fetched", hint="unset it")
+        raise offline(repo)
+
+
+def offline(repo: str) -> HubError:
+    return HubError(f"HF_HUB_OFFLINE is set, so {repo} cannot be fetched", hint="unset it")
 
 
 def endpoint() -> str | None:
@@ -108,6 +118,21 @@ def opened(url: str, headers: Mapping[str, str] | None = None) -> Iterator[Any]:
     with get_session().stream("GET", url, headers=sent, timeout=timeout, follow_redirects=True) as response:
         utils.hf_raise_for_status(response)  # type: ignore[attr-defined]
         yield response
+
+
+@dataclass(frozen=True, slots=True)
+class SentRange:
+    start: int
+    end: int  # as Python counts: one behind the last
+    size: int | None  # of the whole file, where it is said
+
+
+def sent_range(response: Any) -> SentRange | None:
+    """Which part of a file a partial answer says that it is."""
+    found = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", "").strip())
+    if found is None:
+        return None
+    return SentRange(int(found[1]), int(found[2]) + 1, None if found[3] == "*" else int(found[3]))
 
 
 def etag_of(response: Any) -> str | None:

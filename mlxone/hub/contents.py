@@ -14,16 +14,15 @@ from pathlib import Path
 
 from mlxone.core.errors import MlxoneError, StorageError
 from mlxone.formats.config import read_json
+from mlxone.formats.shards import INDEX
 from mlxone.hub.describe import (
-    INCOMPLETE,
-    INDEX,
     Reading,
     Subject,
     describe_folder,
     describe_gguf,
     part_number,
 )
-from mlxone.hub.entry import Entry
+from mlxone.hub.entry import Entry, usability
 from mlxone.hub.snapshots import PREFIX, STARTER_REPO, ref
 from mlxone.hub.sources import HUGGING_FACE, STARTER, Source
 from mlxone.hub.stamps import Place, stamp
@@ -119,7 +118,8 @@ def _look_at_folder(source: Source, folder: str, depth: int, tree: Tree) -> Plac
     for stem, parts in groups:
         alone = len(groups) == 1 and not is_model and depth
         title = name if alone else f"{name}/{stem}" if depth else stem
-        readings.append(_gguf(Subject(title, source.name, Path(folder), 0), parts, tree))
+        part = "" if alone or not depth else stem
+        readings.append(_gguf(Subject(title, source.name, Path(folder), 0, part=part), parts, tree))
     return _place(folder, now, watches, children, readings)
 
 
@@ -151,8 +151,8 @@ def _in_snapshot(subject: Subject, tree: Tree) -> Iterator[Reading]:
     groups = list(_gguf_groups(tree.sizes))
     for stem, parts in groups:
         alone = len(groups) == 1 and not is_model
-        title = subject.repo if alone else f"{subject.repo}/{stem}"
-        yield _gguf(replace(subject, repo=title), parts, tree)
+        named = subject if alone else replace(subject, repo=f"{subject.repo}/{stem}", part=stem)
+        yield _gguf(named, parts, tree)
 
 
 def _with_canonical(readings: Sequence[Reading], main: str | None) -> list[Reading]:
@@ -166,11 +166,6 @@ def _with_canonical(readings: Sequence[Reading], main: str | None) -> list[Readi
     for reading in sorted(readings, key=rank):
         best[reading.entry.repo] = reading
     return [replace(r, entry=replace(r.entry, canonical=best[r.entry.repo] is r)) for r in readings]
-
-
-def usability(entry: Entry) -> int:
-    """2: nothing is known against it; 1: its files are all there; 0: they are not."""
-    return 2 if not entry.problem else 0 if entry.problem.startswith(INCOMPLETE) else 1
 
 
 def _mtime(entry: Entry) -> float:

@@ -17,14 +17,12 @@ from mlxone.core.errors import MlxoneError, StorageError
 from mlxone.core.facts import ModelFacts
 from mlxone.formats.config import Config, read_json
 from mlxone.formats.gguf import Header, check_header
-from mlxone.hub.entry import Entry
+from mlxone.formats.shards import INDEX
+from mlxone.hub.entry import GGUF_SUPPORT, INCOMPLETE, Entry
 from mlxone.hub.facts import read_facts
 from mlxone.hub.gguf_facts import FLOATS, gguf_facts
 from mlxone.hub.traits import Traits, is_drafter, read_traits, said_by_templates
 
-INCOMPLETE = "incomplete: "  # how the problem of half a download begins
-INDEX = "model.safetensors.index.json"
-GGUF_SUPPORT = "GGUF files are not run directly yet"
 LONGEST_PROBLEM = 300
 
 _PART = re.compile(r"-(\d{5})-of-(\d{5})$")
@@ -39,6 +37,7 @@ class Subject:
     path: Path
     size_bytes: int
     revision: str | None = None
+    part: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +117,7 @@ def _reading(
         problem=_one_line(problem),
         facts=facts,
         scanned_at=time.time(),
+        part=subject.part,
     )
     return Reading(entry, lasting)
 

@@ -12,7 +12,6 @@ from mlxone.core.errors import MlxoneError
 from mlxone.formats.config import read_json
 from mlxone.hub import cache_tree
 from mlxone.hub.entry import Entry
-from mlxone.hub.remove import repo_folder
 
 TEMPLATES = ("chat_template.jinja", "chat_template.json")
 
@@ -37,12 +36,13 @@ class Details:
 
 def details(entry: Entry, known: Iterable[Entry]) -> Details:
     """Never fails: what cannot be read is left out, and why is the entry's problem."""
-    same = [other for other in known if other.repo == entry.repo]
+    same = [other for other in known if entry.repo in (other.repo, other.repo_id)]
     files = dict(_files(entry.path))
     revisions = _revisions(entry, same)
     held = {revision.path for revision in revisions}
-    copies = [other for other in same if other.path != entry.path and not held & _around(other.path)]
-    if not entry.path.is_dir():
+    held.add(entry.path)
+    copies = [other for other in same if not held & _around(other.path)]
+    if entry.format == "gguf" or not entry.path.is_dir():
         return Details(files, revisions, copies)
     architectures = _json(entry.path / "config.json").get("architectures")
     named = architectures[0] if isinstance(architectures, list) and architectures else None
@@ -77,11 +77,12 @@ def _size(file: Path) -> int:
 
 
 def _revisions(entry: Entry, same: Sequence[Entry]) -> list[Revision]:
-    folder = repo_folder(entry.path)
+    folder = cache_tree.repo_holding(entry.path)
     if folder is None:
         return []
     tree = cache_tree.read(folder)
-    canonical = {other.revision for other in same if other.canonical and repo_folder(other.path) == folder}
+    inside = [other for other in same if cache_tree.repo_holding(other.path) == folder]
+    canonical = {other.revision for other in inside if other.canonical}
     return [
         Revision(
             commit,

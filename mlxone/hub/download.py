@@ -12,10 +12,12 @@ from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from pathlib import Path
 
+from mlxone.core.amounts import in_words
 from mlxone.core.errors import HubError, StorageError
 from mlxone.hub import partial
 from mlxone.hub.client import Damaged, Stopped
 from mlxone.hub.crew import Crew
+from mlxone.hub.in_use import in_use
 from mlxone.hub.layout import Busy, Store, free_bytes, store_for
 from mlxone.hub.partial import Partial
 from mlxone.hub.repo import CONFIG, File, Plan, plan
@@ -32,32 +34,51 @@ TICK = 0.1  # seconds between two looks at how far it is
 GRACE = 2.0  # seconds that threads get to end after a failure
 
 
-def fetch(plan: Plan, watch: Watch | None = None, *, to: Path | None = None) -> Path:
-    """Downloads what is missing and returns the folder: the snapshot's in the cache, or `to`."""
+def fetch(plan: Plan, watch: Watch | None = None, *, to: Path | None = None, verify: bool = False) -> Path:
+    """Downloads what is missing and returns the folder: the snapshot's in the cache, or `to`.
+
+    With `verify` what is there is read, too, and fetched again where its hash differs.
+    """
     watch = watch or Watch()
-    store = store_for(plan, to)
-    with explained(plan.repo, plan.revision):
+    store = store_for(plan, to, verify)
+    with in_use(store.folder, what="get"), explained(plan.repo, plan.revision):
         left = {file: store.remaining(file) for file in plan.files if not store.has(file)}
         _check_space(plan, store, left)
         watch.begin(plan, {file.name: file.size - left.get(file, 0) for file in plan.files})
-        fetched = 0
-        # What makes a folder a model comes after all else.
-        for is_last in (False, True):
-            files = [file for file in left if (file.name == CONFIG) is is_last]
-            fetched += _fetch_all(plan, store, files, watch)
+        fetched = _fetch_in_order(plan, store, list(left), watch)
+        # Whatever else tidies the cache may not know that we are at it.
+        fetched += _fetch_in_order(plan, store, _gone(plan, store), watch)
+        for file in _gone(plan, store):
+            raise StorageError(
+                f"{store.folder / file.path} was deleted during the download", hint="try again"
+            )
         store.finish()
     watch.end(fetched)
     return store.folder
 
 
+def _gone(plan: Plan, store: Store) -> list[File]:
+    return [file for file in plan.files if not store.shows(file)]
+
+
 def _check_space(plan: Plan, store: Store, left: Mapping[File, int]) -> None:
-    needed = sum({file.etag: left[file] for file in left}.values())  # one content is fetched once
+    needed = store.room(left)
     free = free_bytes(store.folder)
     if needed and free < needed + SPARE:
         raise StorageError(
-            f"{plan.repo} needs {needed / 1e9:.2f} GB and {store.folder} has {free / 1e9:.2f} GB free",
-            hint="free some space, or choose a folder on another disk with HF_HUB_CACHE",
+            f"{plan.repo} needs {in_words(needed)} and {in_words(SPARE)} to spare, "
+            f"and {store.folder} has {in_words(free)} free",
+            hint=f"free some space, or choose a folder on another disk with {store.chosen_with}",
         )
+
+
+def _fetch_in_order(plan: Plan, store: Store, files: Sequence[File], watch: Watch) -> int:
+    """What makes a folder a model comes after all else."""
+    fetched = 0
+    for is_last in (False, True):
+        chosen = [file for file in files if (file.name == CONFIG) is is_last]
+        fetched += _fetch_all(plan, store, chosen, watch)
+    return fetched
 
 
 def _fetch_all(plan: Plan, store: Store, files: Sequence[File], watch: Watch) -> int:
@@ -129,10 +150,13 @@ class _Job:
         if state is None or self._reported:
             return
         self._reported = state is State.DONE
-        held = self._file.size if self._reported else partial.held if partial else 0
+        is_whole = self._reported or (state is State.CHECKING and partial is None)
+        held = self._file.size if is_whole else partial.held if partial else 0
         watch.file(self._file, state, held)
 
     def _fetch(self) -> None:
+        if self._store.shows(self._file):
+            self._state = State.CHECKING
         if self._store.adopt(self._file):
             return
         for _ in range(2):  # what is damaged is fetched once more

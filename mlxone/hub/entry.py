@@ -10,6 +10,9 @@ from mlxone.core.facts import ModelFacts
 # What a model can do beside answering text; each is a column of `ls` and a filter.
 CAPABILITIES = ("vision", "audio", "tools", "thinking", "embedding", "kv-config")
 
+INCOMPLETE = "incomplete: "  # how the problem of half a download begins
+GGUF_SUPPORT = "GGUF files are not run directly yet"
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -27,8 +30,19 @@ class Entry:
     support: str | None = None  # "" runs here, else the reason why not; None: not judged yet
     facts: ModelFacts | None = None  # None where there is a problem
     scanned_at: float = 0.0
+    part: str = ""  # which of several models in a repo it is: a GGUF file's name without its end
+
+    @property
+    def repo_id(self) -> str:
+        """The repo it is in, which it may share with other GGUF files."""
+        return self.repo.removesuffix(f"/{self.part}") if self.part else self.repo
 
     @property
     def name(self) -> str:
         """What to type: the id, with the commit where it is not the one the id means."""
         return self.repo if self.canonical or not self.revision else f"{self.repo}@{self.revision[:12]}"
+
+
+def usability(entry: Entry) -> int:
+    """2: nothing is known against it; 1: its files are all there; 0: they are not."""
+    return 2 if not entry.problem else 0 if entry.problem.startswith(INCOMPLETE) else 1

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mlxone.core.errors import UnsupportedModel, UsageError
 from mlxone.hub import config, missing, single, snapshots, starter
-from mlxone.hub.describe import GGUF_SUPPORT, INCOMPLETE
+from mlxone.hub.entry import GGUF_SUPPORT, INCOMPLETE
 from mlxone.hub.names import repo_of
 from mlxone.hub.query import REPO_ID, as_path, is_plainly_a_path
 from mlxone.hub.query import repo_for as repo_for

@@ -5,6 +5,7 @@
 - A blob goes when no snapshot that stays needs it.
 - Nothing younger than an hour goes: it may belong to a download that has not linked it yet. What
   is copied here with its old dates counts from the copying.
+- While a download into a repo runs, ours or the Hub client's, all of the repo stays, even when forced.
 - Right before a repo's blobs are deleted its snapshots and refs are read anew; what is linked,
   pointed to or in use by then stays.
 - Snapshots go before their blobs and are set aside in one step, so a kill at any moment leaves a
@@ -19,7 +20,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mlxone.hub import cache_tree, in_use, shared_blobs, trash
+from mlxone.core.amounts import first_of
+from mlxone.hub import cache_tree, in_use, shared_blobs, snapshots, trash
 from mlxone.hub.cache_tree import Blob, Snapshot, Tree
 from mlxone.hub.trash import Swept, Tally
 
@@ -108,8 +110,9 @@ def delete_unused(blobs: Sequence[Blob], tree: Tree) -> Swept:
 
 def _repo_plan(tree: Tree, force: bool, now: float) -> RepoPlan:
     found = RepoPlan(tree.repo, tree.folder, trash=trash.leftovers(tree.folder))
-    if tree.opaque:
-        found.notes.append(f"left alone: {tree.opaque}")
+    reason = tree.opaque or _download_into(tree.folder)
+    if reason:
+        found.notes.append(f"left alone: {reason}")
         return found
     kept = _kept(tree)
     for commit, snapshot in list(tree.snapshots.items()):
@@ -159,11 +162,25 @@ def _why_it_stays(snapshot: Snapshot, tree: Tree, kept: list[Snapshot], force: b
         return ""
     lacking = sorted(snapshot.names - set().union(*(k.names for k in kept)))
     if lacking:
-        more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
-        return f"only it has {lacking[0]}{more} (--force deletes it)"
-    if tree.unfinished and all(snapshot.changed > k.changed for k in kept):
+        return f"only it has {first_of(lacking, 1)} (--force deletes it)"
+    if tree.unfinished and _may_be_unfinished(snapshot, kept):
         return f"its download was cut off (`mlxone get {tree.repo}` goes on, --force deletes it)"
     return ""
+
+
+def _may_be_unfinished(snapshot: Snapshot, kept: list[Snapshot]) -> bool:
+    """Not whole, or newer than what is kept. Times alone would not do: other tools write into folders."""
+    if any(name.endswith(".gguf") for name in snapshot.names) or snapshots.is_whole(snapshot.path):
+        return all(snapshot.changed > k.changed for k in kept)
+    return True
+
+
+def _download_into(folder: Path) -> str:
+    """Who is fetching files of this repo, if anybody is."""
+    users = [use for use in in_use.using(folder) if use.what == in_use.DOWNLOAD]
+    if users:
+        return f"in use by {users[0]}"
+    return "a download is at work on it" if cache_tree.is_locked(folder) else ""
 
 
 def _is_known(blob: Blob, cache: Path) -> bool:
@@ -197,8 +214,9 @@ def _count(plan: Plan) -> None:
 def _collect(repo: RepoPlan) -> Swept:
     done = Swept()
     tree = cache_tree.read(repo.folder)
-    if tree.opaque:
-        done.problems.append(tree.opaque)
+    reason = tree.opaque or _download_into(tree.folder)
+    if reason:
+        done.problems.append(f"{repo.repo} is left alone: {reason}")
         return done
     kept = _kept(tree)
     for path in repo.snapshots:

@@ -24,13 +24,14 @@ from mlxone.hub import places
 
 log = logging.getLogger(__name__)
 
+DOWNLOAD = "get"  # the verb under which a download announces its snapshot
 UNBORN = 3600.0  # seconds after which a file that never got its final name is a leftover
 
 
 @dataclass(frozen=True, slots=True)
 class Use:
     pid: int
-    what: str  # the verb: "run", "serve"
+    what: str  # the verb: "run", "serve", "get"
     started: float
     paths: tuple[Path, ...]
 

@@ -7,19 +7,21 @@ then it is a partial file beside the others, under a lock that other processes s
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
+import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
 
 from mlxone.core.errors import StorageError, UsageError
 from mlxone.hub import partial, places, snapshots
+from mlxone.hub.client import is_true
 from mlxone.hub.repo import File, Plan
 from mlxone.hub.verify import damage
 
 LOCK_PATIENCE = 0.05  # seconds; who finds a file locked does another one first
-_TRUE = ("1", "ON", "YES", "TRUE")
 
 
 class Busy(Exception):
@@ -28,15 +30,25 @@ class Busy(Exception):
 
 class Store(Protocol):
     folder: Path  # what a finished download is
+    chosen_with: str  # how a user names another place
 
     def has(self, file: File) -> bool:
-        """Under its name, finished."""
+        """Nothing is to be done for it any more."""
+
+    def shows(self, file: File) -> bool:
+        """Something of its size is there under its name."""
+
+    def room(self, left: Mapping[File, int]) -> int:
+        """Bytes of disk that files with so many bytes to fetch will take."""
 
     def remaining(self, file: File) -> int:
         """Bytes still to fetch for a file that has not got its name yet."""
 
     def adopt(self, file: File) -> bool:
-        """Under the lock: whether it is there after all, if need be under another name."""
+        """Under the lock: whether it is there after all, if need be under another name.
+
+        Where everything is to be verified, this is what reads it.
+        """
 
     def partial(self, file: File) -> Path:
         """Where its bytes gather. The folder is there once the lock is held."""
@@ -51,32 +63,42 @@ class Store(Protocol):
         """All files of the plan are there."""
 
 
-def store_for(plan: Plan, to: Path | None) -> Store:
-    return Cache(plan) if to is None else Folder(plan, to)
+def store_for(plan: Plan, to: Path | None, verify: bool = False) -> Store:
+    """A plain folder is always verified: what stands there may be anything."""
+    return Cache(plan, verify) if to is None else Folder(plan, to)
 
 
 class Cache:
     """`blobs/` holds contents by hash, `snapshots/` their names by links, `refs/` what a branch means."""
 
-    def __init__(self, plan: Plan) -> None:
+    chosen_with = "HF_HUB_CACHE"
+
+    def __init__(self, plan: Plan, verify: bool = False) -> None:
         self.folder = plan.folder
-        self._plan = plan
+        self._plan, self._verify = plan, verify
         self._root = snapshots.repo_folder(plan.repo)
         self._locks = places.hf_cache() / ".locks" / self._root.name
 
     def has(self, file: File) -> bool:
+        return self.shows(file) and not self._verify
+
+    def shows(self, file: File) -> bool:
         return _size(self.folder / file.path) == file.size
 
+    def room(self, left: Mapping[File, int]) -> int:
+        """One content is fetched once, unless every name has to be a file of its own."""
+        return sum({f.etag: left[f] for f in left}.values()) if _links_wanted() else sum(left.values())
+
     def remaining(self, file: File) -> int:
-        if _size(self._blob(file)) == file.size:
+        if self.shows(file) or _size(self._blob(file)) == file.size:
             return 0
         return file.size - partial.held_bytes(self.partial(file), file.size)
 
     def adopt(self, file: File) -> bool:
-        if self.has(file):
+        if self._is_right(self.folder / file.path, file):
             return True
         blob = self._blob(file)
-        if _size(blob) != file.size:  # none, or one that some tool cut off: `place` replaces it
+        if not self._is_right(blob, file):  # `place` replaces it
             return False
         self._show(file, blob, new=False)
         return True
@@ -101,12 +123,15 @@ class Cache:
             return
         ref.parent.mkdir(parents=True, exist_ok=True)
         # With the user's own mode, which a temporary file would not have: others may read the cache.
-        beside = ref.with_name(f".{ref.name}-{os.getpid()}")
+        beside = ref.with_name(f".{ref.name}-{secrets.token_hex(4)}")
         try:
             beside.write_text(self._plan.commit, encoding="ascii")
             beside.replace(ref)
         finally:
             beside.unlink(missing_ok=True)
+
+    def _is_right(self, path: Path, file: File) -> bool:
+        return _size(path) == file.size and not (self._verify and damage(path, file))
 
     def _blob(self, file: File) -> Path:
         return self._root / "blobs" / file.etag
@@ -128,6 +153,8 @@ class Cache:
 class Folder:
     """Plain files under their own names; what was there before is never written over."""
 
+    chosen_with = "--to"
+
     def __init__(self, plan: Plan, folder: Path) -> None:
         self.folder = folder
         self._plan = plan
@@ -143,6 +170,12 @@ class Folder:
             f"{path} is there already, with other content", hint="move it away, or name another folder"
         )
 
+    def shows(self, file: File) -> bool:
+        return _size(self.folder / file.path) == file.size
+
+    def room(self, left: Mapping[File, int]) -> int:
+        return sum(left.values())
+
     def remaining(self, file: File) -> int:
         return file.size - partial.held_bytes(self.partial(file), file.size)
 
@@ -150,7 +183,7 @@ class Folder:
         return self.has(file)
 
     def partial(self, file: File) -> Path:
-        return self._work / (file.etag + partial.SUFFIX)
+        return self._work / f"{_short(file)}-{file.etag}{partial.SUFFIX}"
 
     def place(self, file: File) -> None:
         gathered, path = self.partial(file), self.folder / file.path
@@ -162,14 +195,20 @@ class Folder:
         return _locked(self._lock_path(file))
 
     def finish(self) -> None:
-        """Leaves only the files; what another download into this folder works on stays."""
+        """Leaves only the files; what another download into this folder works on stays.
+
+        A part of an older content goes: its name is taken now, so it could never become a file.
+        """
         for file in self._plan.files:
-            self._lock_path(file).unlink(missing_ok=True)
+            for part in {path.name.partition(".")[0] for path in self._work.glob(f"{_short(file)}-*")}:
+                with contextlib.suppress(Busy), _locked(self._work / f"{part}.lock"):
+                    for path in self._work.glob(f"{part}.*"):
+                        path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             self._work.rmdir()
 
     def _lock_path(self, file: File) -> Path:
-        return self._work / f"{file.etag}.lock"
+        return self._work / f"{_short(file)}-{file.etag}.lock"
 
     def _move(self, gathered: Path, path: Path) -> None:
         """Unlike a rename, a link never replaces what appeared meanwhile."""
@@ -210,7 +249,12 @@ def _link(target: str, name: Path) -> None:
 
 
 def _links_wanted() -> bool:
-    return os.environ.get("HF_HUB_DISABLE_SYMLINKS", "").upper() not in _TRUE
+    return not is_true("HF_HUB_DISABLE_SYMLINKS")
+
+
+def _short(file: File) -> str:
+    """Its name as a part of another: of one length, and without folders."""
+    return hashlib.sha256(file.name.encode()).hexdigest()[:16]
 
 
 @contextlib.contextmanager

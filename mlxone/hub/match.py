@@ -7,7 +7,6 @@ word: `4B` is not `14B`. After a colon stand sizes or bits that must be there to
 
 from __future__ import annotations
 
-import difflib
 import functools
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -41,6 +40,8 @@ def is_name(name: str, query: str) -> bool:
 
 def nearest(query: str, names: Sequence[str], limit: int = 3) -> list[str]:
     """Names spelled much like the query, for a hint."""
+    import difflib  # slow to import, and needed only for what is not found
+
     short = {name.rpartition("/")[2].lower(): name for name in names} | {n.lower(): n for n in names}
     close = difflib.get_close_matches(query.lower(), short, n=2 * limit, cutoff=0.5)
     return list(dict.fromkeys(short[name] for name in close))[:limit]

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from mlxone.core.amounts import first_of
 from mlxone.core.errors import ModelNotFound
-from mlxone.hub.describe import INCOMPLETE
-from mlxone.hub.entry import Entry
+from mlxone.hub.entry import INCOMPLETE, Entry
 from mlxone.hub.match import nearest
 from mlxone.hub.query import repo_for
-from mlxone.hub.resolve import SHOWN
 
 
 def not_found(query: str, held: Sequence[str]) -> ModelNotFound:
@@ -25,9 +24,9 @@ def not_found(query: str, held: Sequence[str]) -> ModelNotFound:
         )
     close = nearest(query, held)
     if close:
-        hint = f"near it: {_listed(close)}"
+        hint = f"near it: {first_of(sorted(close))}"
     elif held:
-        hint = f"on this machine: {_listed(held)}"
+        hint = f"on this machine: {first_of(sorted(held))}"
     else:
         hint = "no model is on this machine yet; `mlxone get ORG/REPO` downloads one"
     return ModelNotFound(f"no model on this machine matches {query!r}", hint=hint)
@@ -35,11 +34,5 @@ def not_found(query: str, held: Sequence[str]) -> ModelNotFound:
 
 def half_there(entry: Entry) -> ModelNotFound:
     what = (entry.problem or "").removeprefix(INCOMPLETE)
-    hint = f"`mlxone get {entry.repo}` fetches the rest" if entry.revision else "download it again"
+    hint = f"`mlxone get {entry.repo_id}` fetches the rest" if entry.revision else "download it again"
     return ModelNotFound(f"{entry.name} is not whole on this machine: {what}", hint=hint)
-
-
-def _listed(names: Sequence[str]) -> str:
-    shown = sorted(names)[:SHOWN]
-    more = len(names) - len(shown)
-    return ", ".join(shown) + (f" and {more} more" if more else "")

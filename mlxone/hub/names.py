@@ -51,6 +51,7 @@ SHORT_NAMES: dict[str, str] = {
     "qwen3.5:4b": "mlx-community/Qwen3.5-4B-MLX-4bit",
     "qwen3.5:9b": "mlx-community/Qwen3.5-9B-MLX-4bit",
     "qwen3.5:35b": "mlx-community/Qwen3.5-35B-A3B-4bit",
+    "smollm2": "HuggingFaceTB/SmolLM2-135M-Instruct",  # the starter
     "smollm2:135m": "HuggingFaceTB/SmolLM2-135M-Instruct",
     "smollm2:360m": "HuggingFaceTB/SmolLM2-360M-Instruct",
     "smollm2:1.7b": "HuggingFaceTB/SmolLM2-1.7B-Instruct",

@@ -17,9 +17,8 @@ from typing import Any, TypeVar
 
 from mlxone.core.errors import DamagedModel, MlxoneError, UsageError
 from mlxone.formats.config import read_json
-from mlxone.hub import missing, places, single, snapshots, sources
-from mlxone.hub.describe import INCOMPLETE
-from mlxone.hub.entry import CAPABILITIES, Entry
+from mlxone.hub import places, snapshots, sources
+from mlxone.hub.entry import CAPABILITIES, INCOMPLETE, Entry
 from mlxone.hub.query import as_path
 from mlxone.hub.resolve import choose, matching, one_per_repo
 from mlxone.hub.scan import ScanReport, walk
@@ -87,13 +86,14 @@ class Registry:
         start = time.monotonic()
         with self._lock:
             self._use(lambda database: database.forget(lambda root: not os.path.isdir(root)))
-            _, report = self._refresh(full)
-        return replace(report, seconds=time.monotonic() - start)
+            report = self._refresh(full)
+            entries = self._judged(list(report.entries))
+        return replace(report, entries=tuple(entries), seconds=time.monotonic() - start)
 
     def refresh(self) -> Entries:
         """Every model on disk as of now, all revisions; only what changed is read."""
         with self._lock:
-            return self._refresh(False)[0]
+            return self._judged(list(self._refresh(False).entries))
 
     def list(
         self,
@@ -104,15 +104,18 @@ class Registry:
         supported: bool = False,
         all_revisions: bool = False,
         sort: str = "name",
+        among: Entries | None = None,
     ) -> Entries:
-        """What matches the words and has all that is asked for; sizes in bytes."""
+        """What matches the words and has all that is asked for; sizes in bytes.
+
+        `among` is what `refresh` or `scan` said a moment ago, for who has more than one question.
+        """
         unknown = [name for name in capabilities if name not in CAPABILITIES]
         if unknown:
             raise UsageError(f"no such capability: {unknown[0]}", hint="one of " + ", ".join(CAPABILITIES))
         if sort not in SORTS:
             raise UsageError(f"cannot sort by {sort!r}", hint="one of " + ", ".join(SORTS))
-        with self._lock:
-            entries = self._judged(self.refresh())
+        entries = self.refresh() if among is None else among
         chosen = entries if all_revisions else one_per_repo(entries)
         if query.strip():
             chosen = matching(query.strip(), chosen)
@@ -130,21 +133,24 @@ class Registry:
         """The one model the query means: a path, a repo id, a short name or words that match one repo."""
         found = self.match(query)
         if found.problem and found.problem.startswith(INCOMPLETE):
+            from mlxone.hub import missing
+
             raise missing.half_there(found)
         if found.problem:
             raise DamagedModel(f"{found.repo} cannot be used: {found.problem}")
         return found
 
-    def match(self, query: str) -> Entry:
-        """As `resolve`, but what has a problem is an answer, too."""
+    def match(self, query: str, *, among: Entries | None = None) -> Entry:
+        """As `resolve`, but what has a problem is an answer, too. `among` as in `list`."""
+        from mlxone.hub import missing, single  # with all that reads models, which few commands need
+
         query = query.strip()
         if not query:
             raise UsageError("the model's name is empty")
         at_path = single.read_one(query)
+        entries = self.refresh() if among is None else among
         if at_path:
-            return self.get(at_path.path) or self._judged_alone(at_path)
-        with self._lock:
-            entries = self._judged(self.refresh())
+            return _at(at_path.path, entries) or self._judged_alone(at_path)
         found = _starter(entries) if query == sources.STARTER else choose(query, entries, _commit_of)
         if found:
             return found
@@ -155,12 +161,9 @@ class Registry:
 
     def get(self, path: str | Path) -> Entry | None:
         """The model at exactly this place."""
-        with self._lock:
-            entries = self._judged(self.refresh())
-        place = os.path.realpath(path)
-        return next((entry for entry in entries if os.path.realpath(entry.path) == place), None)
+        return _at(Path(path), self.refresh())
 
-    def _refresh(self, full: bool) -> tuple[Entries, ScanReport]:
+    def _refresh(self, full: bool) -> ScanReport:
         entries: Entries = []
         read = removed = 0
         seen: set[str] = set()  # a folder can lie in two sources
@@ -173,7 +176,7 @@ class Registry:
             removed += len(_paths(stale) - _paths(fresh))
             entries += [e for path, place in now.items() if path not in seen for e in place.entries]
             seen.update(now)
-        return entries, ScanReport(len(entries), read, removed, 0.0)
+        return ScanReport(len(entries), read, removed, 0.0, tuple(entries))
 
     def _walk(self, source: sources.Source, known: Places, full: bool) -> Places:
         now: Places = {}
@@ -260,6 +263,12 @@ class Registry:
         _LOG.info(text)
 
 
+def repos_on_disk() -> set[str]:
+    """Ids of the Hub of which anything usable is here, wherever it lies and whatever its format."""
+    with Registry() as registry:
+        return {entry.repo_id for entry in registry.refresh() if not entry.problem}
+
+
 def _paths(places: Collection[Place]) -> set[Path]:
     return {entry.path for place in places for entry in place.entries}
 
@@ -274,6 +283,13 @@ def _is_the_same(place: Place, held: Place | None) -> bool:
 
 def _with(entry: Entry, verdicts: Mapping[Path, str]) -> Entry:
     return replace(entry, support=verdicts[entry.path]) if entry.path in verdicts else entry
+
+
+def _at(path: Path, entries: Sequence[Entry]) -> Entry | None:
+    """By name before by place: one blob can be a file of several snapshots."""
+    said, place = Path(os.path.abspath(path)), os.path.realpath(path)
+    named = next((entry for entry in entries if entry.path == said), None)
+    return named or next((entry for entry in entries if os.path.realpath(entry.path) == place), None)
 
 
 def _starter(entries: Sequence[Entry]) -> Entry | None:

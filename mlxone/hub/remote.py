@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -10,8 +9,6 @@ from mlxone.core.errors import HubError
 from mlxone.hub import client
 from mlxone.hub.client import BrokenOff
 from mlxone.hub.trouble import explained
-
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(?:\d+|\*)")
 
 
 def remote_file(repo: str, revision: str, name: str, *, limit: int) -> bytes:
@@ -40,8 +37,8 @@ def remote_range(repo: str, commit: str, name: str, start: int, end: int) -> byt
     def read(response: Any) -> bytes:
         if response.status_code != 206:
             return _head(response, end)[start:]
-        sent = _CONTENT_RANGE.match(response.headers.get("Content-Range", ""))
-        if sent is None or int(sent[1]) != start:
+        sent = client.sent_range(response)
+        if sent is None or sent.start != start:
             raise HubError(f"the Hub sent another part of {name} of {repo} than asked for")
         return _head(response, end - start)
 

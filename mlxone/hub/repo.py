@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
+from mlxone.core.amounts import first_of
 from mlxone.core.errors import HubError, UnsupportedModel, UsageError
 from mlxone.hub import client, snapshots
 from mlxone.hub.trouble import explained
@@ -16,13 +17,19 @@ from mlxone.hub.trouble import explained
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import ModelInfo, RepoSibling
 
-# What a text model needs.
+CARD = "README.md"
+LARGEST_CARD = 1 << 20  # bytes; licence and tags stand at its beginning, and no model needs it
+
+# What a text model needs, and its card.
 WANTED = (
     "*.json",
     "*.jinja",
     "*.safetensors",
     "*.txt",
-    "tokenizer.model",
+    "*.model",
+    "*.tiktoken",
+    CARD,
+    "[0-9]_*/config.json",  # what makes embeddings of a model's output
     "additional_chat_templates/*.jinja",
 )
 # The same weights again in another layout.
@@ -80,12 +87,17 @@ def plan(
     siblings = {sibling.rfilename: sibling for sibling in info.siblings or ()}
     names = _chosen(repo, siblings, include, exclude) if include or exclude else _usual(repo, info)
     files = tuple(sorted((_file(siblings[name]) for name in names), key=_order))
-    return Plan(repo, revision or "main", info.sha, files)
+    return Plan(_own_id(repo, info), revision or "main", info.sha, files)
+
+
+def _own_id(repo: str, info: ModelInfo) -> str:
+    """The Hub takes any case; two spellings must not become two folders."""
+    return info.id if info.id.lower() == repo.lower() else repo
 
 
 def _usual(repo: str, info: ModelInfo) -> list[str]:
     siblings = info.siblings or ()
-    names = [sibling.rfilename for sibling in siblings if _is_wanted(sibling.rfilename)]
+    names = [sibling.rfilename for sibling in siblings if _is_wanted(sibling)]
     weights = any(name.endswith(".safetensors") for name in names)
     gguf = sorted(sibling.rfilename for sibling in siblings if sibling.rfilename.endswith(".gguf"))
     if gguf and not weights:
@@ -102,9 +114,11 @@ def _usual(repo: str, info: ModelInfo) -> list[str]:
     return names
 
 
-def _is_wanted(name: str) -> bool:
-    folder = name.rpartition("/")[0]
-    fits = any(fnmatch.fnmatchcase(name, p) and p.rpartition("/")[0] == folder for p in WANTED)
+def _is_wanted(sibling: RepoSibling) -> bool:
+    name = sibling.rfilename
+    if name == CARD and (sibling.size or 0) > LARGEST_CARD:
+        return False
+    fits = any(fnmatch.fnmatchcase(name, p) and p.count("/") == name.count("/") for p in WANTED)
     return fits and not any(fnmatch.fnmatchcase(name, p) for p in UNWANTED)
 
 
@@ -129,9 +143,7 @@ def _matches(name: str, pattern: str) -> bool:
 
 
 def _listed(names: Collection[str]) -> str:
-    shown = sorted(names)[:SHOWN]
-    more = len(names) - len(shown)
-    return ", ".join(shown) + (f" and {more} more" if more else "")
+    return first_of(sorted(names), SHOWN)
 
 
 def _file(sibling: RepoSibling) -> File:

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
 
+from mlxone.core.amounts import first_of, in_words
 from mlxone.core.errors import AmbiguousModel
-from mlxone.hub.contents import usability
-from mlxone.hub.entry import Entry
+from mlxone.hub.entry import GGUF_SUPPORT, Entry, usability
 from mlxone.hub.match import is_name, match
 from mlxone.hub.names import repo_of
 from mlxone.hub.snapshots import SHORTEST_COMMIT
 
-SHOWN = 8  # candidates in a message
 NEAR = 0.1  # how far a model's real size may be from the one in its family's name
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)([bm])")
@@ -56,24 +57,46 @@ def matching(query: str, entries: Sequence[Entry]) -> list[Entry]:
 
 def with_sizes(entries: Sequence[Entry]) -> str:
     chosen = sorted(entries, key=lambda entry: entry.repo)
-    shown = [f"{entry.repo} ({size_in_words(entry.size_bytes)})" for entry in chosen[:SHOWN]]
-    more = len(chosen) - len(shown)
-    return ", ".join(shown) + (f" and {more} more" if more else "")
+    return first_of([f"{entry.repo} ({in_words(entry.size_bytes)})" for entry in chosen])
 
 
-def size_in_words(size: int) -> str:
-    for unit, amount in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
-        if size >= amount:
-            return f"{size / amount:.1f} {unit}"
-    return f"{size / 1e3:.0f} kB"
+def whole_repo(entries: Sequence[Entry]) -> Entry:
+    """Several GGUF models of one repo as one: what the repo's own id means."""
+    first = entries[0]
+    folder = _folder_of(first)
+    inside = [entry for entry in entries if _folder_of(entry) == folder]
+    return replace(
+        first,
+        repo=first.repo_id,
+        part="",
+        path=folder,
+        size_bytes=sum(entry.size_bytes for entry in inside),
+        canonical=all(entry.canonical for entry in inside),
+        capabilities=frozenset().union(*(entry.capabilities for entry in inside)),
+        problem=None if any(not entry.problem for entry in inside) else first.problem,
+        support=GGUF_SUPPORT,
+        facts=None,
+    )
+
+
+def _folder_of(entry: Entry) -> Path:
+    """The snapshot a GGUF file is in, or its folder outside the Hub's cache."""
+    if not entry.revision:
+        return entry.path.parent
+    return next(folder for folder in entry.path.parents if folder.name == entry.revision)
 
 
 def _one(query: str, entries: Sequence[Entry]) -> Entry | None:
     by_name = {entry.repo: entry for entry in entries}
     short = repo_of(query)
     exact = next((by_name[name] for name in (query, short) if name in by_name), None)
-    if exact or short:  # another size of the same family is not what a short name asks for
+    # A bare short name does not mean another size of its family; one with a tag says what it means.
+    if exact or (short and ":" not in query):
         return exact
+    ids = (query.lower(), (short or query).lower())
+    sharing = [entry for entry in entries if entry.part and entry.repo_id.lower() in ids]
+    if sharing:
+        return whole_repo(sharing)
     candidates = _candidates(query, entries)
     if len(candidates) > 1:
         raise AmbiguousModel(
@@ -96,12 +119,14 @@ def _candidates(query: str, entries: Sequence[Entry]) -> list[Entry]:
 
 
 def _at_revision(meant: Entry, commit: str, entries: Sequence[Entry]) -> Entry | None:
-    found = [
-        entry
-        for entry in entries
-        if entry.repo == meant.repo and entry.revision and entry.revision.startswith(commit)
-    ]
-    return found[0] if len(found) == 1 and len(commit) >= SHORTEST_COMMIT else None
+    if len(commit) < SHORTEST_COMMIT:
+        return None
+    there = [e for e in entries if e.revision and e.revision.startswith(commit)]
+    found = [entry for entry in there if entry.repo == meant.repo]
+    if found:
+        return found[0] if len(found) == 1 else None
+    sharing = [entry for entry in there if entry.repo_id == meant.repo]
+    return whole_repo(sharing) if len({entry.revision for entry in sharing}) == 1 else None
 
 
 def _fits(entry: Entry, words: str) -> bool:

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from mlxone.hub.contents import look
+from mlxone.hub.entry import Entry
 from mlxone.hub.sources import Source
 from mlxone.hub.stamps import Place, current
 
@@ -19,6 +19,7 @@ class ScanReport:
     read: int  # of them, read anew
     removed: int  # known before and not there any more
     seconds: float
+    entries: tuple[Entry, ...] = ()  # what was found
 
 
 def walk(
@@ -35,9 +36,14 @@ def walk(
         count += 1
         held = None if full else known.get(folder)
         if held is None or not held.stamp or current(folder, held.watches) != held.stamp:
-            place = look(source, folder, depth)
-            yield place, True
+            yield (place := _looked_at(source, folder, depth)), True
         else:
             place = held
             yield place, False
         waiting.extend((f"{folder}/{name}", depth + 1) for name in place.children)
+
+
+def _looked_at(source: Source, folder: str, depth: int) -> Place:
+    from mlxone.hub.contents import look  # with all that reads models: mostly nothing has changed
+
+    return look(source, folder, depth)

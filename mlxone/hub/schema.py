@@ -23,7 +23,7 @@ from mlxone.hub.entry import Entry
 from mlxone.hub.sources import Source
 from mlxone.hub.stamps import Place
 
-SCHEMA = 1
+SCHEMA = 2
 PATIENCE = 5.0  # seconds to wait for another process's writing
 LINE = "\n"  # between names, none of which holds one: see `contents.list_tree`
 
@@ -35,7 +35,7 @@ CREATE TABLE places (
 CREATE TABLE models (
     source TEXT, root TEXT, folder TEXT, path TEXT,
     repo TEXT, format TEXT, size INTEGER, revision TEXT, canonical INTEGER, drafter INTEGER,
-    capabilities TEXT, license TEXT, problem TEXT, support TEXT, facts TEXT, scanned_at REAL,
+    capabilities TEXT, license TEXT, problem TEXT, support TEXT, facts TEXT, scanned_at REAL, part TEXT,
     type TEXT, parameters INTEGER, layers INTEGER, hidden INTEGER, vocab INTEGER, context INTEGER,
     language_bytes INTEGER, sidecar_bytes INTEGER, expert_bytes INTEGER,
     bits REAL, "group" INTEGER, mode TEXT,
@@ -43,7 +43,7 @@ CREATE TABLE models (
 """
 # What an entry is made of. The columns behind these say some of the facts again, for whoever asks in SQL.
 KEPT = "path, repo, format, size, revision, canonical, drafter, capabilities, license, problem, support, \
-facts, scanned_at"
+facts, scanned_at, part"
 
 Row = tuple[Any, ...]
 Places = dict[str, Place]
@@ -225,6 +225,7 @@ def _row(entry: Entry) -> Row:
         entry.support,
         None if entry.facts is None else json.dumps(entry.facts.to_json(), separators=(",", ":")),
         entry.scanned_at,
+        entry.part,
     )
 
 
@@ -262,12 +263,12 @@ def _checksum(place: Row, rows: Sequence[Row]) -> int:
 def _places(source: Source, places: Sequence[Row], models: Sequence[Row]) -> Places:
     by_folder = {folder: [row[1:] for row in rows] for folder, rows in groupby(models, lambda row: row[0])}
     found: Places = {}
-    facts: dict[str, ModelFacts] = {}  # many models are tuned from the same few and share theirs
+    known = _Known()
     for folder, stamp, watches, children, checksum in places:
         rows = by_folder.pop(folder, [])
         if folder in found or _checksum((folder, stamp, watches, children), rows) != checksum:
             raise Damaged(f"what it says of {folder} does not add up")
-        entries = tuple(_entry(source, row, facts) for row in rows)
+        entries = tuple(_entry(source, row, known) for row in rows)
         below = tuple(children.split(LINE)) if children else ()
         found[folder] = Place(folder, stamp, tuple(watches.split(LINE)), below, entries)
     if by_folder:
@@ -275,11 +276,27 @@ def _places(source: Source, places: Sequence[Row], models: Sequence[Row]) -> Pla
     return found
 
 
-def _entry(source: Source, row: Row, known: dict[str, ModelFacts]) -> Entry:
-    path, repo, format, size, revision, canonical, drafter, capabilities, license, *rest = row
-    problem, support, facts, scanned_at = rest
-    if facts is not None and facts not in known:
-        known[facts] = ModelFacts.from_json(json.loads(facts))
+class _Known:
+    """Many models are tuned from the same few and share their facts, so each text is read once."""
+
+    def __init__(self) -> None:
+        self._facts: dict[str | None, ModelFacts | None] = {None: None}
+        self._sets: dict[str, frozenset[str]] = {}
+
+    def facts(self, text: str | None) -> ModelFacts | None:
+        if text not in self._facts:
+            self._facts[text] = ModelFacts.from_json(json.loads(text or ""))
+        return self._facts[text]
+
+    def words(self, text: str) -> frozenset[str]:
+        if text not in self._sets:
+            self._sets[text] = frozenset(text.split())
+        return self._sets[text]
+
+
+def _entry(source: Source, row: Row, known: _Known) -> Entry:
+    path, repo, format, size, revision, canonical, drafter, capabilities, *rest = row
+    license, problem, support, facts, scanned_at, part = rest
     return Entry(
         repo,
         Path(path),
@@ -289,10 +306,11 @@ def _entry(source: Source, row: Row, known: dict[str, ModelFacts]) -> Entry:
         revision,
         bool(canonical),
         bool(drafter),
-        frozenset(capabilities.split()),
+        known.words(capabilities),
         license,
         problem,
         support,
-        None if facts is None else known[facts],
+        known.facts(facts),
         scanned_at,
+        part,
     )

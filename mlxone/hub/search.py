@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
 from mlxone.core.errors import HubError
-from mlxone.hub import client, snapshots
+from mlxone.hub import client
+from mlxone.hub.entry import usability
+from mlxone.hub.registry import Registry
 from mlxone.hub.trouble import explained
 
 MLX, MLX_AUTHOR = "mlx", "mlx-community/"
@@ -40,7 +43,8 @@ def search(words: str, limit: int = 20) -> list[Hit]:
     client.check_online(_LISTING)
     with explained(_LISTING, None):
         rows = [row for tag in (MLX, "safetensors") for row in _listed(words, tag, limit)]
-        hits = {row["id"]: _hit(row) for row in rows}
+        held = _held() if rows else frozenset()
+        hits = {row["id"]: _hit(row, held) for row in rows}
     return sorted(hits.values(), key=lambda hit: (not hit.mlx, -hit.downloads))[:limit]
 
 
@@ -48,22 +52,52 @@ def _listed(words: str, tag: str, limit: int) -> list[dict[str, Any]]:
     query = [("search", words), ("filter", tag), ("sort", "downloads"), ("limit", str(limit))]
     query += [("expand", field) for field in _FIELDS]
     rows = client.patiently(lambda: client.listing("models", query))
-    if not isinstance(rows, list) or not all(isinstance(row, dict) and "id" in row for row in rows):
+    if not isinstance(rows, list) or not all(_has_id(row) for row in rows):
         raise HubError("the Hub's answer is no list of models", hint="check HF_ENDPOINT")
     return rows
 
 
-def _hit(row: dict[str, Any]) -> Hit:
-    repo = str(row["id"])
-    counts: dict[str, int] = (row.get("safetensors") or {}).get("parameters") or {}
+def _has_id(row: Any) -> bool:
+    return isinstance(row, dict) and isinstance(row.get("id"), str)
+
+
+def _held() -> frozenset[str]:
+    """The repos of which something whole is on this machine, wherever it lies."""
+    with Registry() as registry:
+        return frozenset(entry.repo_id.lower() for entry in registry.refresh() if usability(entry))
+
+
+def _hit(row: dict[str, Any], held: Collection[str]) -> Hit:
+    """What a listing has in another type than it should counts as not said."""
+    repo: str = row["id"]
+    counts = _counts(row.get("safetensors"))
     known = bool(counts) and counts.keys() <= _BYTES.keys()
+    tags = row.get("tags")
+    is_mlx = row.get("library_name") == MLX or (isinstance(tags, list) and MLX in tags)
+    updated = row.get("lastModified")
     return Hit(
         repo=repo,
-        mlx=MLX in (row.get("library_name"), *(row.get("tags") or ())) or repo.startswith(MLX_AUTHOR),
+        mlx=is_mlx or repo.startswith(MLX_AUTHOR),
         size_bytes=sum(_BYTES[kind] * count for kind, count in counts.items()) if known else None,
         parameters=sum(counts.values()) if known and not counts.keys() & _PACKED else None,
-        downloads=row.get("downloads") or 0,
-        likes=row.get("likes") or 0,
-        updated=str(row.get("lastModified") or "")[:10] or None,
-        on_disk=snapshots.snapshot_of(repo) is not None,
+        downloads=_count(row.get("downloads")),
+        likes=_count(row.get("likes")),
+        updated=updated[:10] or None if isinstance(updated, str) else None,
+        on_disk=repo.lower() in held,
     )
+
+
+def _counts(said: Any) -> dict[str, int]:
+    """Elements by their type; empty unless all of it is what it should be."""
+    counts = said.get("parameters") if isinstance(said, dict) else None
+    if not isinstance(counts, dict) or not all(_is_count(count) for count in counts.values()):
+        return {}
+    return counts
+
+
+def _count(said: Any) -> int:
+    return int(said) if _is_count(said) else 0
+
+
+def _is_count(said: Any) -> bool:
+    return type(said) is int and 0 <= said < 2**63

@@ -9,9 +9,10 @@ import json
 import os
 from pathlib import Path
 
+from mlxone.formats.shards import INDEX
 from mlxone.hub import places
 
-PREFIX = "models--"
+PREFIX = "models--"  # of a cached repo's folder, where slashes are `--`
 STARTER_REPO = "HuggingFaceTB/SmolLM2-135M-Instruct"
 SHORTEST_COMMIT = 7  # letters of a commit that are enough to name it
 
@@ -25,7 +26,7 @@ def is_whole(folder: Path) -> bool:
     if not is_model(folder):
         return False
     try:
-        index = json.loads((folder / "model.safetensors.index.json").read_bytes())
+        index = json.loads((folder / INDEX).read_bytes())
         return all((folder / name).is_file() for name in set(index["weight_map"].values()))
     except FileNotFoundError:
         return any(path.is_file() for path in folder.glob("*.safetensors"))

@@ -7,7 +7,6 @@ others let go. What arrives is not trusted here; the hash of the whole file is c
 from __future__ import annotations
 
 import functools
-import re
 import threading
 from collections.abc import Iterator
 from concurrent.futures import wait
@@ -22,8 +21,6 @@ from mlxone.hub.repo import File
 
 CONNECTIONS = 8
 SMALLEST_PIECE, LARGEST_PIECE = 8 << 20, 64 << 20  # bytes of one request
-
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 
 
 class Transfer:
@@ -120,11 +117,10 @@ class Transfer:
             )
 
     def _check_range(self, response: Any, start: int, end: int) -> None:
-        sent = response.headers.get("Content-Range", "")
-        found = _CONTENT_RANGE.fullmatch(sent.strip())
-        wanted = (str(start), str(end - 1))
-        if not found or found.group(1, 2) != wanted or found[3] not in ("*", str(self._file.size)):
-            raise Damaged(f"bytes {start}-{end - 1} asked for, {sent or 'unnamed ones'} sent")
+        sent = client.sent_range(response)
+        if sent is None or (sent.start, sent.end) != (start, end) or sent.size not in (None, self._file.size):
+            named = response.headers.get("Content-Range") or "unnamed ones"
+            raise Damaged(f"bytes {start}-{end - 1} asked for, {named} sent")
 
     def _check_length(self, response: Any) -> None:
         length = response.headers.get("Content-Length", "")

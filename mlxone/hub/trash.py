@@ -63,6 +63,14 @@ def set_aside(path: Path, parent: Path) -> Path:
     return place
 
 
+def refused(error: OSError, path: Path) -> Swept:
+    """Of a removal that could not begin. What is gone already was taken by somebody else."""
+    done = Swept()
+    if not isinstance(error, FileNotFoundError):
+        done.failed(error, path)
+    return done
+
+
 def leftovers(parent: Path) -> list[Path]:
     """What a removal that was killed left in this folder."""
     try:

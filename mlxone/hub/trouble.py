@@ -10,6 +10,13 @@ from contextlib import contextmanager
 from mlxone.core.errors import HubError, MlxoneError, ModelNotFound, StorageError, UsageError
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_DISK_HINTS = {
+    **dict.fromkeys(_DISK_FULL, "free some space, or use a folder on another disk (HF_HUB_CACHE or --to)"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "check who may write there"),
+    errno.EROFS: "use a folder that can be written to (HF_HUB_CACHE or --to)",
+    **dict.fromkeys((errno.ENOTDIR, errno.EISDIR, errno.EEXIST), "move away what is there in its place"),
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), "raise the limit of open files (`ulimit -n`)"),
+}
 _LOGIN = "log in with `hf auth login`, or set HF_TOKEN"
 
 
@@ -66,7 +73,7 @@ def _explain(error: BaseException, repo: str, revision: str | None, file: str) -
         return _by_status(error.response.status_code, repo)
     if isinstance(error, OSError) and (error.filename is not None or error.errno in _DISK_FULL):
         what = f"{error.filename or 'the download'}: {error.strerror}"
-        return StorageError(what, hint="free some space, or set HF_HUB_CACHE to a folder on another disk")
+        return StorageError(what, hint=_DISK_HINTS.get(error.errno or 0, "check the disk, then try again"))
     hub = os.environ.get("HF_ENDPOINT") or "the Hub"
     return HubError(f"{hub} cannot be reached: {_first_line(error)}", hint="check the network and try again")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from mlxone.backend.arrays import mx
+from mlxone.backend.arrays import lock, mx
 
 Mask = Any  # None, the word "causal", or a boolean array
 
@@ -57,13 +57,15 @@ class ModelState:
 
     def hold(self, let_go: Callable[[], None] = _nobody) -> None:
         """Takes the state over: whoever computed on it before puts it in order and lets go."""
-        before, self._let_go = self._let_go, let_go
+        with lock:
+            before, self._let_go = self._let_go, let_go
         before()
 
     def leave(self, let_go: Callable[[], None]) -> None:
         """Its holder is done. Else holder and state would keep each other, and memory, alive."""
-        if self._let_go == let_go:
-            self._let_go = _nobody
+        with lock:
+            if self._let_go == let_go:
+                self._let_go = _nobody
 
     @property
     def offset(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mlxone.backend.arrays import limit_memory
+from mlxone.backend.arrays import limit_memory, mx
 from mlxone.core.errors import OutOfMemory
 from mlxone.fitting.admission import Admission
 from mlxone.fitting.learned import corrections
@@ -24,9 +24,9 @@ def admission(model: Model, *, memory_budget: float | None = None, work: Work | 
     The same bytes become MLX's limit, in case a prediction is wrong.
     """
     case, machine = _case(model)
-    machine = within(machine, memory_budget)
-    limit_memory(machine.usable_bytes)
-    return Admission(case, machine.usable_bytes, work)
+    budget = min(within(machine, memory_budget).usable_bytes, _attainable(machine))
+    limit_memory(budget)
+    return Admission(case, budget, work)
 
 
 def check_possible(model: Model) -> None:
@@ -39,7 +39,13 @@ def check_possible(model: Model) -> None:
             f"{model.name} needs {needed / 1e9:.1f} GB and {machine.name} has {there:.1f} GB",
             hint=f"`mlxone fit {model.name} --best` says how many bits would fit",
         )
-    limit_memory(machine.memory_bytes)
+    limit_memory(machine.usable_bytes)
+
+
+def _attainable(machine: Machine) -> int:
+    """What is free beside everybody else, with what this process holds already."""
+    own = mx.get_active_memory() + mx.get_cache_memory()
+    return min(machine.usable_bytes, machine.free_now_bytes + own)
 
 
 def _case(model: Model) -> tuple[Case, Machine]:

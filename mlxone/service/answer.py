@@ -99,9 +99,13 @@ class Answer:
         except Exception as error:  # noqa: BLE001 - the boundary of one answer: it always ends in an event
             yield Failed(_as_ours(error))
         finally:
-            self.state.leave(self.row.release)
+            self.leave()
             if self.memory is not None:
                 self.memory.keep(self.state, self.row.fed)
+
+    def leave(self) -> None:
+        """Gives the state up, also where nothing was ever asked of this answer."""
+        self.state.leave(self.row.release)
 
     def _tokens(self) -> Generator[Token, None, FinishReason]:
         with closing(decode(self.model.decoder, self.row, self.max_tokens)) as steps:

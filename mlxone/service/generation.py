@@ -74,6 +74,7 @@ class Generation:
         """Ends the generation; the step in flight is taken back where the states allow it."""
         with self._step:
             self._events.close()
+            self._work.leave()
             if self._stats is None:
                 self._stats = self._work.stats("cancelled")
 

@@ -12,7 +12,7 @@ from mlxone.fitting.learned import corrections
 from mlxone.fitting.machine import this_machine, weight_rule
 from mlxone.fitting.report import Case
 from mlxone.fitting.store import Store
-from mlxone.fitting.work import DEFAULT_CONTEXT, Work
+from mlxone.fitting.work import Work, usual_context
 from mlxone.hub import places
 from mlxone.hub.entry import Entry
 
@@ -41,7 +41,7 @@ def fits_here(entries: Sequence[Entry]) -> list[bool | None]:
 
 
 def _fits(case: Case) -> bool:
-    work = Work(min(DEFAULT_CONTEXT, case.facts.context_length or DEFAULT_CONTEXT))
+    work = Work(usual_context(case.facts))
     return case.needs(work).total_bytes <= case.machine.usable_bytes
 
 

@@ -21,7 +21,7 @@ from mlxone.fitting.report import Case
 from mlxone.fitting.states import kv_bytes
 from mlxone.fitting.store import Kind, Measurement, Store
 from mlxone.fitting.weights import element_bytes, weights_bytes
-from mlxone.fitting.work import Work
+from mlxone.fitting.work import FEWEST_TOKENS, Work
 from mlxone.formats.config import Config
 from mlxone.hub.facts import read_facts
 from mlxone.service.answer import answer
@@ -30,8 +30,7 @@ from mlxone.service.model import Model
 
 log = logging.getLogger(__name__)
 
-# Shorter runs say more of start-up than of speed, and shorter prompts more of loading than of transients.
-FEWEST_TOKENS, SHORTEST_PROMPT = 32, 1024
+SHORTEST_PROMPT = 1024  # of a shorter one the peak says more of loading than of transients
 ROUNDS, PROMPT, TOKENS = 3, 2048, 48
 
 
@@ -100,7 +99,7 @@ def _learn(store: Store, model: Model, stats: Stats, kinds: Sequence[Kind], *, f
     facts, form = _facts(model)
     machine = this_machine(store, inside_mlx())
     if machine.chip is None and (forced or machine.bandwidth is None):
-        machine = _remember(store, Case(facts, machine, form), stats)
+        machine = _remember(store, Case(facts, machine, form), stats, with_prefill=forced)
     case = Case(facts, machine, form)
     work = _work(stats)
     decode, prefill = case.speeds(work)
@@ -116,12 +115,16 @@ def _learn(store: Store, model: Model, stats: Stats, kinds: Sequence[Kind], *, f
             learn(store, Measurement(kind, machine.key, model.name, predicted, measured))
 
 
-def _remember(store: Store, case: Case, stats: Stats) -> Machine:
-    """A chip that is in no table is as fast as it was seen to be."""
+def _remember(store: Store, case: Case, stats: Stats, *, with_prefill: bool) -> Machine:
+    """A chip that is in no table is as fast as it was seen to be.
+
+    A first answer's prompt waits for the weights to be read, so only a calibration tells prefill.
+    """
     machine = case.machine
     decode, prefill = replace(case, machine=replace(machine, bandwidth=1.0, flops=1.0)).speeds(_work(stats))
     assert decode and prefill
-    bandwidth, flops = stats.decode_tps / decode, stats.prefill_tps / prefill
+    bandwidth = stats.decode_tps / decode
+    flops = stats.prefill_tps / prefill if with_prefill else machine.flops
     remember_speed(store, machine, bandwidth, flops)
     return replace(machine, bandwidth=bandwidth, flops=flops)
 

@@ -14,6 +14,8 @@ from mlxone.service.model import Model
 from mlxone.text.template import ChatTemplate
 from mlxone.text.tokenizer import Tokenizer
 
+LARGE = 2_000_000_000  # bytes of weights on the disk
+
 
 def load(source: str | Path | None = None, *, chat_template: str | Path | None = None) -> Model:
     """Loads a model by path, repo id, short name or a query that matches one model on disk.
@@ -28,7 +30,7 @@ def load(source: str | Path | None = None, *, chat_template: str | Path | None =
     else:
         template = ChatTemplate.load(found.path, tokenizer)
     generation = _generation_config(found.path)
-    return Model(
+    model = Model(
         name=found.name,
         path=found.path,
         decoder=load_decoder(found.path, config=config),
@@ -37,6 +39,16 @@ def load(source: str | Path | None = None, *, chat_template: str | Path | None =
         eos_token_ids=eos_ids(config, generation, tokenizer),
         generation_config=generation,
     )
+    if _is_large(found.path):
+        from mlxone.service.admission import check_possible  # it knows models, and so comes after them
+
+        check_possible(model)
+    return model
+
+
+def _is_large(folder: Path) -> bool:
+    """Anything less fits every machine that MLX runs on, and need not wait for the question."""
+    return sum(file.stat().st_size for file in folder.glob("*.safetensors")) > LARGE
 
 
 def _generation_config(folder: Path) -> Mapping[str, Any]:

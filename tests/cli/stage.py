@@ -79,7 +79,7 @@ class Stage:
     def plan(self, repo: str, revision: str | None = None, *, include: Any = (), exclude: Any = ()) -> Any:
         return _module(repo=repo, revision=revision, files=(), total_bytes=3_400_000_000)
 
-    def fetch(self, plan: Any, watch: Any, *, to: Path | None = None) -> Path:
+    def fetch(self, plan: Any, watch: Any, *, to: Path | None = None, verify: bool = False) -> Path:
         watch.begin(plan, {"model.safetensors": 0})
         watch.end(plan.total_bytes)
         self.fetched.append(f"{plan.repo}@{plan.revision}" if plan.revision else plan.repo)

@@ -158,8 +158,7 @@ def test_keys_as_the_models_own_config_says(asked):
         ("--batch", "0"), ("--batch", "x"), ("--kv-quant", "3"), ("--prefill-step", "0"),
         ("--bits", "7"), ("--bits", "16"), ("--bits", "0"), ("--bits", "four"),
         ("--best", "--bits", "4"),
-        ("--skus", "--vision"), ("--skus", "--best"), ("--skus", "--memory-budget", "10"),
-        ("--skus", "--prefill-step", "64"),
+        ("--skus", "--best"), ("--skus", "--memory-budget", "10"),
         ("--calibrate", "--ctx", "1k"), ("--calibrate", "--skus"), ("--calibrate", "--plot", "x.svg"),
         ("--calibrate", "--kv-quant", "8"), ("--calibrate", "--batch", "2"), ("--calibrate", "--bits", "4"),
         ("--nonsense",),
@@ -250,7 +249,7 @@ def test_in_words(run):
         (["26B", "--kv-quant", "4"], "quantized (4)"),
         (["70B", "--memory-budget", "80"], "fits, but not beside what is running now"),
         (["70B", "--best"], "not even with 2 bits"),
-        (["26B", "--best"], "with at most 6 bits; the figures are for these"),
+        (["26B", "--best"], "with at most 6 bits, for which the figures are"),
     ],
 )
 def test_verdicts(run, args: list[str], said: str):
@@ -268,18 +267,23 @@ def test_a_speed_that_is_not_known_is_not_made_up(run, asked, monkeypatch: pytes
 
 def test_skus_as_a_table_and_as_json(run):
     head, *rows = run("70B", "--skus").out.splitlines()
-    cells = json.loads(run("70B", "--skus", "--json").out)
-    assert head.split("\t") == ["CHIP", "MEMORY", "FITS", "CONTEXT", "TOK/S"]
-    assert len(rows) == len(cells) == sum(len(chip.memory_options) for chip in APPLE)
-    assert {cell["chip"] for cell in cells} == {chip.label for chip in APPLE}
-    for row, cell in zip(rows, cells, strict=True):
-        chip, memory, fits, context, speed = row.split("\t")
-        assert (chip, memory) == (cell["chip"], f"{cell['memory_gb']} GB")
-        assert fits == ("yes" if cell["fits"] else "no")
-        assert bool(context) is bool(cell["max_context"]) and bool(speed) is bool(cell["decode_tps"])
-    assert {cell["fits"] for cell in cells if cell["memory_gb"] <= 48} == {False}
-    assert {cell["fits"] for cell in cells if cell["memory_gb"] >= 96} == {True}
+    found = json.loads(run("70B", "--skus", "--json").out)
+    columns = ["CHIP", "MEMORY", "BANDWIDTH", "FITS", "NEEDS", "CONTEXT", "TOK/S", "PROMPT TOK/S"]
+    assert head.split("\t") == columns
+    assert len(rows) == len(found) == sum(len(chip.memory_options) for chip in APPLE)
+    assert {sku["chip"] for sku in found} == {chip.label for chip in APPLE}
+    for row, sku in zip(rows, found, strict=True):
+        chip, memory, bandwidth, fits, needs, context, speed, prompt = row.split("\t")
+        assert (chip, memory) == (sku["chip"], f"{sku['memory_gb']} GB")
+        assert bandwidth == f"{sku['bandwidth'] / 1e9:.0f} GB/s"
+        assert fits == ("yes" if sku["fits"] else "no")
+        assert needs == f"{sku['total_bytes'] / 1e9:.1f} of {sku['usable_bytes'] / 1e9:.1f} GB"
+        assert bool(context) is bool(sku["max_safe_context"])
+        assert bool(speed) is bool(prompt) is sku["fits"]
+    assert {sku["fits"] for sku in found if sku["memory_gb"] <= 48} == {False}
+    assert {sku["fits"] for sku in found if sku["memory_gb"] >= 96} == {True}
     assert run("70B", "--skus").code == 0  # asked about many machines there is no one answer
+    assert not any(sku["fits"] for sku in json.loads(run("70B", "--skus", "--json", "--ctx", "200k").out))
 
 
 def test_skus_hear_what_is_asked(run):
@@ -295,7 +299,7 @@ def test_skus_hear_what_is_asked(run):
 def test_a_picture_of_every_chip(run, tmp_path: Path):
     place = tmp_path / "fit.svg"
     result = run("70B", "--plot", str(place))
-    assert (result.code, result.out, result.err) == (0, "", "")
+    assert (result.code, result.out, result.err) == (0, "", f"drawn: {place}\n")
     root = ElementTree.fromstring(place.read_text())
     assert root.tag == "{http://www.w3.org/2000/svg}svg"
     words = {"".join(element.itertext()) for element in root.iter()}
@@ -304,11 +308,11 @@ def test_a_picture_of_every_chip(run, tmp_path: Path):
     assert run("70B", "--skus", "--plot", str(place)).out.startswith("CHIP\t")
 
 
-@pytest.mark.parametrize("place", ["none/such/fit.svg", ".", ""])
-def test_a_picture_that_cannot_be_written(run, tmp_path: Path, monkeypatch, place: str):
+@pytest.mark.parametrize(("place", "code"), [("none/such/fit.svg", 9), (".", 9), ("", 2)])
+def test_a_picture_that_cannot_be_written(run, tmp_path: Path, monkeypatch, place: str, code: int):
     monkeypatch.chdir(tmp_path)
     result = run("70B", "--plot", place)
-    assert (result.code, result.out) == (9, "") and "--plot" in result.err
+    assert (result.code, result.out) == (code, "") and "--plot" in result.err
 
 
 # Calibration ---------------------------------------------------------------------------------

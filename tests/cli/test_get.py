@@ -22,7 +22,13 @@ from tests.hub.fake_hub import FakeHub, Fault, Repo, refuse
 from tests.hub.seen import FILES, NAME, NEEDED, contents
 
 ROOT = Path(__file__).parents[2]
-GGUF = {"README.md": b"#", "m-Q4_0.gguf": b"4" * 2_000, "m-Q8_0.gguf": b"8" * 3_000}
+
+
+def gguf(content: bytes) -> bytes:
+    return content * 2_000
+
+
+GGUF = {"README.md": b"#", "m-Q4_0.gguf": gguf(b"4"), "m-Q8_0.gguf": gguf(b"8")}
 
 
 @pytest.fixture
@@ -63,6 +69,61 @@ def test_a_query_refreshes_what_is_there(repo: Repo, get):
     get(NAME)
     repo.commit = "d" * 40
     assert get("model").out == f"{snapshot('d' * 40)}\n"
+
+
+def test_a_query_fetches_the_rest_of_what_is_half_there(repo: Repo, get):
+    repo.always["config.json"] = Fault(status=403)
+    assert get(NAME).code == 8
+    repo.always.clear()
+    (snapshot() / "config.json").write_bytes(FILES["config.json"])
+    (snapshot() / "model-00001-of-00002.safetensors").unlink()
+    assert get("model").out == f"{snapshot()}\n"
+    assert contents(snapshot()) == {name: FILES[name] for name in NEEDED}
+
+
+def test_a_query_refreshes_a_gguf_file(fake_hub: FakeHub, get):
+    fake_hub.repos[NAME] = repo = Repo(dict(GGUF))
+    get(NAME, "--include", "*.gguf")
+    repo.commit = "d" * 40
+    repo.files = {**GGUF, "m-Q4_0.gguf": gguf(b"5")}
+    fake_hub.forget()
+    result = get("m-q4_0")
+    assert (result.code, result.out) == (0, f"{snapshot('d' * 40)}\n")
+    assert contents(snapshot("d" * 40)) == {"m-Q4_0.gguf": gguf(b"5")}
+    assert fake_hub.gets() == ["m-Q4_0.gguf"]
+
+
+def test_and_all_its_parts(fake_hub: FakeHub, get):
+    parts = {f"q[4]/m-Q4-0000{n}-of-00002.gguf": gguf(b"%d" % n) for n in (1, 2)}
+    fake_hub.repos[NAME] = repo = Repo({**GGUF, **parts})
+    get(NAME, "--include", "*.gguf")
+    repo.commit = "d" * 40
+    assert get("m-Q4", "--quiet").out == f"{snapshot('d' * 40)}\n"
+    assert contents(snapshot("d" * 40)) == parts
+
+
+def test_a_model_of_ones_own_cannot_be_got(repo: Repo, get, tmp_path: Path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "config.json").write_text("{}")
+    result = get(str(tmp_path / "mine"))
+    assert (result.code, result.err) == (
+        3,
+        f"mlxone: {tmp_path / 'mine'} is not from the Hub (name what to get as ORG/REPO)\n",
+    )
+
+
+def test_verify(repo: Repo, get, fake_hub: FakeHub):
+    get(NAME)
+    result = get(NAME, "--verify")
+    assert result.out == f"{snapshot()}\n"
+    assert result.err.startswith("checking org/model (")
+    assert result.err.endswith("all files of org/model are as the Hub has them\n")
+    blob = (snapshot() / "tokenizer.json").resolve()
+    blob.write_bytes(bytes(1_200))
+    assert json.loads(get("model", "--verify", "--json", "--quiet").out)["bytes_fetched"] == 1_200
+    blob.write_bytes(bytes(1_200))
+    assert get("model", "--verify").err.endswith("1 kB of org/model were missing or damaged, and came anew\n")
+    assert blob.read_bytes() == FILES["tokenizer.json"]
 
 
 def test_quiet(repo: Repo, get):
@@ -172,7 +233,7 @@ def test_offline_what_is_here_is_the_answer(repo: Repo, get, fake_hub: FakeHub, 
     assert fake_hub.log == []
 
 
-@pytest.mark.parametrize("args", [[], ["--revision", "v2"], ["--include", "*"], ["--to", "x"]])
+@pytest.mark.parametrize("args", [[], ["--revision", "v2"], ["--include", "*"], ["--to", "x"], ["--verify"]])
 def test_offline_what_is_not_here_cannot_be_had(repo: Repo, get, fake_hub: FakeHub, monkeypatch, args):
     if args:
         get(NAME)
@@ -182,6 +243,52 @@ def test_offline_what_is_not_here_cannot_be_had(repo: Repo, get, fake_hub: FakeH
     assert (result.code, result.out) == (8, "")
     assert result.err == "mlxone: HF_HUB_OFFLINE is set, so org/model cannot be fetched (unset it)\n"
     assert fake_hub.log == []
+
+
+def test_offline_nothing_is_said_that_is_not_known(repo: Repo, get, monkeypatch):
+    get(NAME, "--revision", "v2")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    report = json.loads(get(NAME, "--json", "--quiet").out)
+    assert (report["revision"], report["commit"]) == (None, "a" * 40)
+    report = json.loads(get(NAME, "--json", "--quiet", "--revision", "v2").out)
+    assert (report["revision"], report["commit"]) == ("v2", "a" * 40)
+
+
+@pytest.mark.parametrize(
+    ("query", "files"),
+    [("m-Q4_0", ["m-Q4_0.gguf"]), (NAME, ["m-Q4_0.gguf", "m-Q8_0.gguf"])],
+)
+def test_offline_gguf_files_are_an_answer(fake_hub: FakeHub, get, monkeypatch, query: str, files: list[str]):
+    fake_hub.repos[NAME] = Repo(dict(GGUF))
+    get(NAME, "--include", "*.gguf")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    result = get(query, "--json", "--quiet")
+    assert result.code == 0
+    report = json.loads(result.out)
+    assert (report["repo"], report["folder"], report["files"]) == (NAME, str(snapshot()), files)
+    assert report["bytes"] == sum(len(GGUF[name]) for name in files)
+
+
+def test_offline_half_a_model_is_none(repo: Repo, get, monkeypatch):
+    get(NAME)
+    (snapshot() / "model-00001-of-00002.safetensors").unlink()
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for query in (NAME, "model"):
+        result = get(query)
+        assert (result.code, result.out) == (8, "")
+        assert result.err == "mlxone: HF_HUB_OFFLINE is set, so org/model cannot be fetched (unset it)\n"
+
+
+def test_offline_another_repo_of_like_name_is_no_answer(fake_hub: FakeHub, get, monkeypatch):
+    for name in ("org/model-2", "org/model-3"):
+        fake_hub.repos[name] = Repo(dict(FILES))
+    get("org/model-2")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert get(NAME).code == 8
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    get("org/model-3")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert get(NAME).code == 8
 
 
 def test_a_refusal_is_one_line(repo: Repo, get):

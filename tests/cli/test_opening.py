@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from mlxone.cli import terminal
+from tests.hub.conftest import cached as cached  # a fixture: this name is what asks for it
 
 
 @pytest.fixture
@@ -85,7 +86,8 @@ def test_and_may_say_no(at_a_terminal, stage, typed):
         (["org/repo@v1"], "org/repo@v1"),
     ],
 )
-def test_get_prints_the_folder(mlxone, stage, monkeypatch, args, fetched):
+def test_get_prints_the_folder(mlxone, stage, cached, monkeypatch, args, fetched):
+    cached("org/on-disk")
     monkeypatch.delenv("HF_HUB_OFFLINE")
     result = mlxone("get", *args)
     assert (result.code, stage.fetched) == (0, [fetched])

@@ -11,6 +11,7 @@ import pytest
 
 from mlxone.cli import terminal
 from mlxone.cli.main import main
+from mlxone.hub import client
 from tests.cli.conftest import Result
 from tests.hub.conftest import cached as cached  # fixtures: these names are what asks for them
 from tests.hub.conftest import fake_hub as fake_hub
@@ -72,6 +73,54 @@ def test_what_a_row_says(search, cached):
     assert rows[3][2:4] == ["", ""]  # or something nobody knows
     assert rows[4] == ["big/Qwen3-4B", "no", "8.0 GB", "4.0B", "9000000", "3", "2026-03-04", "yes"]
     assert [row[-1] for row in rows[1:4]] == [""] * 3
+
+
+def test_here_is_wherever_models_are_looked_for(search, cached, tmp_path, monkeypatch: pytest.MonkeyPatch):
+    """Whole ones: in another program's folder, as GGUF, or under another case of letters."""
+    monkeypatch.setenv("OLLAMA_MODELS", str(tmp_path / "none"))
+    elsewhere = tmp_path / "home" / ".lmstudio" / "models" / "someone" / "Qwen3-4B-mlx"
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    elsewhere.mkdir(parents=True)
+    (elsewhere / "config.json").write_text('{"model_type": "qwen3"}')
+    (elsewhere / "model.safetensors").write_bytes(b"")
+    cached("Big/qwen3-4B")
+    cached("mlx-community/Qwen3-4B-4bit", weights=False)
+    held = cached("mlx-community/Qwen3-odd", weights=False, config=False)
+    for name in ("m-Q4_0.gguf", "m-Q8_0.gguf"):
+        (held / name).write_bytes(b"GGUF")
+    rows = [line.split("\t") for line in search("qwen3").out.splitlines()[1:]]
+    assert {row[0]: row[-1] for row in rows} == {
+        "mlx-community/Qwen3-4B-4bit": "",
+        "someone/Qwen3-4B-mlx": "yes",
+        "mlx-community/Qwen3-odd": "yes",
+        "big/Qwen3-4B": "yes",
+    }
+
+
+ODD = [None, 7, -1, 2.5, "x", True, [], ["x", 3], {}, {"parameters": None}, {"parameters": {"BF16": "many"}}]
+
+
+@pytest.mark.parametrize(
+    "field", ["tags", "downloads", "likes", "lastModified", "safetensors", "library_name"]
+)
+def test_a_listing_of_odd_types_is_a_listing(fake_hub: FakeHub, search, monkeypatch, field: str):
+    # The Hub of the test would sort them, so it is passed by.
+    rows = [listed(f"org/m{i}", ["mlx"], 5, BF16=2) | {field: odd} for i, odd in enumerate(ODD)]
+    monkeypatch.setattr(client, "listing", lambda path, query: rows)
+    result = search("m", "--json")
+    assert (result.code, result.err) == (0, "")
+    for hit in json.loads(result.out):
+        assert {type(hit[name]) for name in ("downloads", "likes")} == {int}
+        assert hit["size_bytes"] in (None, 4)
+        assert hit["updated"] is None or isinstance(hit["updated"], str)
+
+
+@pytest.mark.parametrize("rows", [{}, 3, None, [3], [{}], [{"id": 3}]])
+def test_what_is_no_listing_is_one_line(search, monkeypatch, rows: Any):
+    monkeypatch.setattr(client, "listing", lambda path, query: rows)
+    result = search("m")
+    assert (result.code, result.out) == (8, "")
+    assert result.err == "mlxone: the Hub's answer is no list of models (check HF_ENDPOINT)\n"
 
 
 def test_several_words_and_a_limit(search):

@@ -22,7 +22,7 @@ def test_the_examples_of_the_readme(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     # Greedy or seeded, they say the same every time; only how long it may take is cut here.
     monkeypatch.setitem(mlxone.generate.__kwdefaults__, "max_tokens", 24)
     code = examples()
-    assert len(code) == 3
+    assert len(code) == 4
     names: dict[str, Any] = {}
     printed = []
     for at, example in enumerate(code):

@@ -8,6 +8,8 @@ from mlxone.backend.arrays import mx
 from mlxone.core.words import Sampling
 from mlxone.engine.row import Drawn, Pending, Row
 from mlxone.engine.sample import make_draw
+from mlxone.kv.plain import PlainState
+from mlxone.kv.state import ModelState
 from tests.engine.tiny import VOCAB, ScriptedDecoder
 
 
@@ -62,3 +64,28 @@ def test_logprobs_as_many_as_asked_for(
 def test_a_pending_token_can_be_read_twice():
     pending = Pending(mx.array(5))
     assert pending.read() == pending.read() == Drawn(5)
+
+
+class Recorder:
+    """Stands for MLX: which arrays were submitted and which were waited for, in order."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.log: list[tuple[str, int]] = []
+        monkeypatch.setattr(mx, "async_eval", lambda *arrays: self.note("submitted", *arrays))
+        monkeypatch.setattr(mx, "eval", lambda *arrays: self.note("waited for", *arrays))
+
+    def note(self, what: str, *arrays: mx.array) -> None:
+        self.log += [(what, id(array)) for array in arrays]
+
+
+def test_a_step_waits_for_the_end_of_the_one_before(monkeypatch: pytest.MonkeyPatch):
+    row = Row([1, 2], ModelState([PlainState()]), Sampling(), seed=0)
+    first, second, third = mx.array(1), mx.array(2), mx.array(3)
+    recorder = Recorder(monkeypatch)
+    for near_end in (first, second, third):
+        row.follow(near_end)
+    assert recorder.log == [
+        ("submitted", id(first)),
+        ("waited for", id(first)), ("submitted", id(second)),
+        ("waited for", id(second)), ("submitted", id(third)),
+    ]  # fmt: skip

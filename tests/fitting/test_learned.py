@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxone.fitting.learned import HIGHEST, LAST, LOWEST, corrections, learn
+from mlxone.fitting import learned
+from mlxone.fitting.learned import ENOUGH, HIGHEST, LAST, LOWEST, learn
+from mlxone.fitting.machine import Machine
 from mlxone.fitting.report import Corrections
 from mlxone.fitting.store import KINDS, Kind, Measurement, Store
 from tests.fitting.cases import GB, machine
@@ -24,9 +26,18 @@ def store(tmp_path: Path) -> Iterator[Store]:
         yield made
 
 
-def measured(store: Store, kind: Kind, *ratios: float, predicted: float = 100.0, on=HERE) -> None:
+MODEL = "org/m"
+
+
+def measured(
+    store: Store, kind: Kind, *ratios: float, predicted: float = 100.0, on=HERE, of: str = MODEL
+) -> None:
     for ratio in ratios:
-        learn(store, Measurement(kind, on.key, "org/m", predicted, predicted * ratio))
+        learn(store, Measurement(kind, on.key, of, predicted, predicted * ratio))
+
+
+def corrections(store: Store, machine: Machine, model: str = MODEL) -> Corrections:
+    return learned.corrections(store, machine, model)
 
 
 def test_nothing_measured_corrects_nothing(store: Store):
@@ -106,9 +117,25 @@ def test_the_middle_whatever_the_order(ratios: list[float], random):
     for order in (ratios, shuffled):
         store = Store(Path("/dev/null/nowhere"))  # cannot be written: it works in memory
         with closing(store):
-            measured(store, "transient", *order, predicted=1.0)
-            found.append(corrections(store, HERE).transient)
+            measured(store, "decode_tps", *order, predicted=1.0)
+            found.append(corrections(store, HERE).decode)
     assert found[0] == found[1]
     at_least = sum(min(HIGHEST, max(LOWEST, r)) >= found[0] for r in ratios)
     at_most = sum(min(HIGHEST, max(LOWEST, r)) <= found[0] for r in ratios)
     assert 2 * at_least >= len(ratios) - 1 and 2 * at_most >= len(ratios)
+
+
+def test_one_model_says_little_of_another(store: Store):
+    measured(store, "decode_tps", *[0.5] * (ENOUGH - 1), of="org/small")
+    assert corrections(store, HERE).decode == 1.0
+    measured(store, "decode_tps", 0.5, of="org/other")
+    assert corrections(store, HERE).decode == 0.5
+    measured(store, "decode_tps", 2.0)  # its own word counts more than any number of others'
+    assert corrections(store, HERE).decode == 2.0
+
+
+def test_no_memory_is_promised_away_for_what_was_seen_once(store: Store):
+    measured(store, "transient", 0.3)
+    assert corrections(store, HERE).transient == 1.0
+    measured(store, "transient", 1.5, 1.5)
+    assert corrections(store, HERE).transient == 1.5

@@ -170,6 +170,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_json(rows[: int(query.get("limit", ["1000"])[0])])
 
     def model_info(self, name: str, revision: str) -> None:
+        # In any case of letters; the answer has the true one.
+        name = next((known for known in self.hub.repos if known.lower() == name.lower()), name)
         repo = self.hub.repos.get(name)
         if repo is None:
             self.send(

@@ -28,7 +28,6 @@ FILES = {
     "onnx/model.safetensors": WEIGHTS,
 }
 NEEDED = set(FILES) - {
-    "README.md",
     "consolidated.safetensors",
     "pytorch_model.bin",
     "original/params.json",

@@ -21,6 +21,8 @@ from mlxone.core.errors import (
 from mlxone.hub import download, places
 from mlxone.hub.download import Plan, State, fetch, plan
 from mlxone.hub.find import find
+from mlxone.hub.registry import Registry
+from mlxone.hub.repo import LARGEST_CARD
 from tests.hub.fake_hub import FakeHub, Refusal, Repo, refuse
 from tests.hub.seen import FILES, NAME, NEEDED, WEIGHTS, Seen, contents, in_cache, leftovers
 
@@ -29,6 +31,12 @@ from tests.hub.seen import FILES, NAME, NEEDED, WEIGHTS, Seen, contents, in_cach
 def repo(fake_hub: FakeHub) -> Repo:
     fake_hub.repos[NAME] = Repo(dict(FILES))
     return fake_hub.repos[NAME]
+
+
+@pytest.mark.parametrize("typed", ["ORG/Model", "Org/model"])
+def test_another_case_is_no_other_folder(repo: Repo, typed: str):
+    assert fetch(plan(typed)) == fetch(plan(NAME))
+    assert [path.name for path in places.hf_cache().glob("models--*")] == ["models--org--model"]
 
 
 def test_the_plan_is_what_a_text_model_needs_and_its_exact_size(repo: Repo):
@@ -101,6 +109,27 @@ def test_two_names_of_one_content(repo: Repo, fake_hub: FakeHub):
     folder = fetch(plan(NAME))
     assert contents(folder) == {name: repo.files[name] for name in NEEDED}
     assert len([name for name in fake_hub.gets() if name.startswith("model-0000")]) == 1
+
+
+def test_a_card_and_what_makes_embeddings_come_too(repo: Repo):
+    more = {"1_Pooling/config.json": b"{ }", "qwen.tiktoken": b"t", "spm.model": b"s"}
+    repo.files |= more | {"x_Other/config.json": b"{}", "1_Pooling/deep/config.json": b"{}"}
+    assert {file.name for file in plan(NAME).files} == NEEDED | more.keys()
+
+
+def test_no_model_needs_a_card_of_any_size(repo: Repo):
+    repo.files["README.md"] = b"#" * (LARGEST_CARD + 1)
+    assert {file.name for file in plan(NAME).files} == NEEDED - {"README.md"}
+    del repo.files["README.md"]
+    assert contents(fetch(plan(NAME))) == {name: FILES[name] for name in NEEDED - {"README.md"}}
+
+
+def test_the_licence_is_known_after_it(repo: Repo):
+    repo.files["README.md"] = b"---\nlicense: mit\n---\n"
+    folder = fetch(plan(NAME))
+    with Registry() as registry:
+        (entry,) = registry.refresh()
+    assert (entry.path, entry.license) == (folder, "mit")
 
 
 def test_an_empty_file(repo: Repo):
@@ -298,25 +327,69 @@ def test_offline_mode_is_respected(fake_hub: FakeHub, monkeypatch: pytest.Monkey
 
 
 def test_free_disk_is_checked_before_anything_is_fetched(
-    repo: Repo, fake_hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+    repo: Repo, fake_hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     wanted = plan(NAME)
     usage = SimpleNamespace(free=wanted.total_bytes + download.SPARE - 1)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(StorageError, match="org/model needs .* GB free") as e:
+    with pytest.raises(StorageError, match="org/model needs 2[0-9] kB and .* to spare, and .* free") as e:
         fetch(wanted)
     assert "HF_HUB_CACHE" in e.value.hint
+    with pytest.raises(StorageError) as e:
+        fetch(wanted, to=tmp_path / "there")
+    assert "--to" in e.value.hint
     assert fake_hub.gets() == []
     usage.free += 1
     fetch(wanted)
+
+
+@pytest.mark.parametrize(("to", "links", "times"), [(False, True, 1), (False, False, 2), (True, True, 2)])
+def test_one_content_under_two_names_takes_as_much_room_as_its_place_needs(
+    repo: Repo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, to: bool, links: bool, times: int
+):
+    repo.files = {"config.json": b"{}", "a.safetensors": WEIGHTS, "b.safetensors": WEIGHTS}
+    monkeypatch.setenv("HF_HUB_DISABLE_SYMLINKS", "" if links else "1")
+    usage = SimpleNamespace(free=download.SPARE + 2 + times * len(WEIGHTS) - 1)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    target = tmp_path / "there" if to else None
+    with pytest.raises(StorageError):
+        fetch(plan(NAME), to=target)
+    usage.free += 1
+    seen = Seen()
+    assert contents(fetch(plan(NAME), seen, to=target)) == repo.files
+    assert seen.fetched == 2 + times * len(WEIGHTS)
 
 
 def test_a_cache_that_cannot_be_written(repo: Repo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "file" / "hub"))
     wanted = plan(NAME)
-    with pytest.raises(StorageError, match=str(tmp_path / "file")):
+    with pytest.raises(StorageError, match=str(tmp_path / "file")) as e:
         fetch(wanted)
+    assert e.value.hint == "move away what is there in its place"
+
+
+@pytest.mark.parametrize(
+    ("code", "hint"),
+    [
+        (errno.ENOSPC, "free some space"),
+        (errno.EACCES, "who may write there"),
+        (errno.EROFS, "can be written to"),
+        (errno.EMFILE, "ulimit -n"),
+        (errno.EIO, "check the disk"),
+    ],
+)
+def test_the_way_out_fits_what_the_disk_said(
+    repo: Repo, monkeypatch: pytest.MonkeyPatch, code: int, hint: str
+):
+    def refuse(*_: Any) -> None:
+        raise OSError(code, os.strerror(code), "/there")
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(StorageError, match=f"/there: {os.strerror(code)}") as e:
+        fetch(plan(NAME))
+    assert hint in e.value.hint
+    assert ("free some space" in e.value.hint) == (code == errno.ENOSPC)
 
 
 def test_the_plan_knows_its_folder():

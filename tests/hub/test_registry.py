@@ -19,13 +19,14 @@ from tests.sparse import write_model
 def looks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Which folders are looked into, by their last name."""
     seen: list[str] = []
-    from mlxone.hub import scan
+
+    original = contents.look
 
     def look(source, folder, depth):
         seen.append(os.path.basename(folder))
-        return contents.look(source, folder, depth)
+        return original(source, folder, depth)
 
-    monkeypatch.setattr(scan, "look", look)
+    monkeypatch.setattr(contents, "look", look)
     return seen
 
 

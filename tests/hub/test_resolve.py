@@ -9,7 +9,7 @@ from mlxone.core.errors import AmbiguousModel
 from mlxone.core.facts import ModelFacts
 from mlxone.hub.entry import Entry
 from mlxone.hub.names import SHORT_NAMES
-from mlxone.hub.resolve import choose, matching, one_per_repo, size_in_words
+from mlxone.hub.resolve import choose, matching, one_per_repo
 
 FACTS = ModelFacts("llama", (), 64, 64, 4, 16, 100, 0, 0, 0, 0, 0)
 
@@ -133,11 +133,3 @@ def test_a_name_with_an_at_in_it():
 def test_all_that_match_keep_their_order():
     assert matching("gemma", HELD) == HELD[:4]
     assert matching("mystral:4bit", HELD) == [HELD[6]]
-
-
-@pytest.mark.parametrize(
-    ("size", "words"),
-    [(0, "0 kB"), (1500, "2 kB"), (2_500_000, "2.5 MB"), (41e9, "41.0 GB"), (2e12, "2.0 TB")],
-)
-def test_sizes(size: float, words: str):
-    assert size_in_words(int(size)) == words

@@ -107,3 +107,24 @@ def test_the_one_before_lets_go_once():
     assert told == ["first", "second"]
     state.fork().hold()  # a fork is nobody's
     assert told == ["first", "second"]
+
+
+def test_who_leaves_too_late_takes_nothing_from_the_next():
+    told: list[str] = []
+    state = ModelState([PlainState()])
+
+    def first() -> None:
+        told.append("first")
+
+    def second() -> None:
+        told.append("second")
+
+    state.hold(first)
+    state.hold(second)
+    state.leave(first)  # it was told to let go, and now says that it is done
+    state.hold()
+    assert told == ["first", "second"]
+    state.hold(first)
+    state.leave(first)
+    state.hold()
+    assert told == ["first", "second"]  # who left in time is not asked

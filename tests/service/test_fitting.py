@@ -14,6 +14,7 @@ import mlxone
 from mlxone.backend import cpu
 from mlxone.core.errors import AmbiguousModel, HubError, ModelNotFound, UsageError
 from mlxone.core.facts import ModelFacts
+from mlxone.fitting.learned import ENOUGH
 from mlxone.fitting.report import Case, FitReport
 from mlxone.fitting.skus import sku_matrix as skus_of
 from mlxone.fitting.store import Measurement
@@ -164,7 +165,8 @@ def test_what_this_machine_taught_counts(moe: Path):
     before = fit(moe)
     with learned_store() as store:
         for kind, factor in (("decode_tps", 0.5), ("transient", 1.25)):
-            store.add_measurement(Measurement(kind, THERE.key, "org/m", 100.0, 100.0 * factor))  # type: ignore[arg-type]
+            for _ in range(ENOUGH):
+                store.add_measurement(Measurement(kind, THERE.key, "org/m", 100.0, 100.0 * factor))  # type: ignore[arg-type]
             store.add_measurement(Measurement(kind, "another machine", "org/m", 1.0, 4.0))  # type: ignore[arg-type]
     after = fit(moe)
     assert before.predicted_decode_tps is not None
@@ -295,7 +297,7 @@ def test_weights_take_what_loading_makes_of_them(
 def test_where_memory_is_short_weights_stay_packed(
     starter_home: Path, monkeypatch: pytest.MonkeyPatch, times: float, form: str
 ):
-    facts = fitting.facts_of("starter").facts
+    facts = fitting.named_facts("starter").facts
     monkeypatch.setattr(cpu, "available_memory", lambda: int(facts.wide_bytes * times))
     monkeypatch.setattr(cpu, "blas", lambda: Path("blas"))
     monkeypatch.setattr(cpu, "blas_at_hand", lambda: True)
@@ -314,7 +316,7 @@ def test_the_mode_changes_bytes_as_the_facts_say(starter_home: Path, monkeypatch
         found = fit("starter")
         sizes[mode] = found.weights_bytes
         assert bool(found.notes) is (mode != "native")
-    facts: ModelFacts = fitting.facts_of("starter").facts
+    facts: ModelFacts = fitting.named_facts("starter").facts
     assert (sizes["native"], sizes["wide"]) == (facts.language_bytes, facts.parameters * 4)
     assert sizes["native"] <= sizes["packed"] <= sizes["wide"]
     monkeypatch.setenv("MLXONE_CPU", "narrow")

@@ -14,11 +14,12 @@ from mlxone.core.errors import ContextOverflow
 from mlxone.core.words import ChatRequest, Event, Failed, Finished, Progress, Stats
 from mlxone.fitting.machine import Machine, this_machine
 from mlxone.fitting.store import KINDS, Kind, Measurement
+from mlxone.fitting.work import FEWEST_TOKENS
 from mlxone.hub import places
 from mlxone.service import fitting, here, learning
 from mlxone.service.fitting import fit
 from mlxone.service.here import learned_store
-from mlxone.service.learning import FEWEST_TOKENS, SHORTEST_PROMPT, calibrate, note
+from mlxone.service.learning import SHORTEST_PROMPT, calibrate, note
 from tests.engine import tiny
 from tests.fitting.cases import GB, machine
 from tests.service.rig import write_folder

@@ -180,7 +180,7 @@ def test_a_remembered_turn_equals_a_cold_one(model: mlxone.Model):
         prompt += [t.token for t in warm] + [4, 5, 6]
 
 
-@pytest.mark.parametrize("read", [1, 3, 99])
+@pytest.mark.parametrize("read", [0, 1, 3, 99])
 def test_an_answer_that_ended_keeps_no_memory(model: mlxone.Model, read: int):
     gc.collect()
     gc.disable()  # a circle of references would only be found by chance
