@@ -107,7 +107,7 @@ def as_json(model: str, answer: Answer) -> dict[str, Any]:
 
 
 def learn_from(model: Model, stats: Stats | None) -> None:
-    """What an answer cost corrects the next `mlxone fit`. Short ones, and a chat's later ones, tell nothing."""
+    """What an answer cost corrects the next `mlxone fit`; short ones, and a chat's later ones, do not."""
     from mlxone.fitting.work import FEWEST_TOKENS
 
     if stats is not None and not stats.cached_tokens and stats.generated_tokens >= FEWEST_TOKENS:

@@ -34,10 +34,11 @@ def fits_here(entries: Sequence[Entry]) -> list[bool | None]:
         machine = this_machine(store)
         learned = corrections(store, machine)
     rule = weight_rule(machine)
-    return [
-        None if e.facts is None else _fits(Case(e.facts, machine, rule(e.facts.wide_bytes), learned))
-        for e in entries
-    ]
+    answers: dict[int, bool | None] = {id(None): None}
+    for facts in {id(entry.facts): entry.facts for entry in entries}.values():  # many models share theirs
+        if facts is not None:
+            answers[id(facts)] = _fits(Case(facts, machine, rule(facts.wide_bytes), learned))
+    return [answers[id(entry.facts)] for entry in entries]
 
 
 def _fits(case: Case) -> bool:

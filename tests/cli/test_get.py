@@ -104,7 +104,7 @@ def test_and_all_its_parts(fake_hub: FakeHub, get):
 
 def test_a_model_of_ones_own_cannot_be_got(repo: Repo, get, tmp_path: Path):
     (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "config.json").write_text("{}")
+    (tmp_path / "mine" / "config.json").write_text('{"model_type": "llama"}')
     result = get(str(tmp_path / "mine"))
     assert (result.code, result.err) == (
         3,

@@ -36,6 +36,8 @@ def test_the_examples_of_the_readme(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     ids = names["model"].tokenizer.encode("The capital of France is")
     assert names["logits"].shape == (len(ids), names["model"].vocab_size)
     assert names["state"].offset == len(ids)
+    assert "SmolLM2" in printed[3] and "runs here" in printed[3]
+    assert names["report"].fits and names["report"].max_safe_context == 8192
     assert "Paris" in names["model"].tokenizer.decode([int(names["logits"][-1].argmax().item())])
 
 

@@ -146,7 +146,7 @@ def test_a_query_must_match_one(cached: Cached):
     assert find("8b").path == eight
     with pytest.raises(AmbiguousModel) as e:
         find("qwen")
-    assert e.value.message == ("'qwen' matches 2 models: org/Qwen3-4B-4bit (0 kB), org/Qwen3-8B-4bit (0 kB)")
+    assert e.value.message == ("'qwen' matches 2 models: org/Qwen3-4B-4bit (4 B), org/Qwen3-8B-4bit (4 B)")
 
 
 def test_a_long_list_is_cut(cached: Cached):

@@ -19,7 +19,6 @@ from tests.sparse import write_model
 def looks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Which folders are looked into, by their last name."""
     seen: list[str] = []
-
     original = contents.look
 
     def look(source, folder, depth):
