@@ -57,8 +57,9 @@ class _Lines:
     """For logs: what begins, and each file when it is there."""
 
     def __init__(self, plan: Plan, held: Mapping[str, int], verb: str) -> None:
-        there = f", {in_words(sum(held.values()))} of it here already" if any(held.values()) else ""
-        streams.complain(terminal.one_line(f"{verb} {plan.repo} ({in_words(plan.total_bytes)}{there})"))
+        there_bytes, total = sum(held.values()), plan.total_bytes
+        there = f", {in_words(there_bytes)} of it here already" if 0 < there_bytes < total else ""
+        streams.complain(terminal.one_line(f"{verb} {plan.repo} ({in_words(total)}{there})"))
 
     def file(self, file: File, state: State, held: int) -> None:
         if state is State.DONE:

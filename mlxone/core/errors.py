@@ -6,6 +6,9 @@ One place prints it for the terminal (`cli/main.py`), one per protocol for the w
 
 from __future__ import annotations
 
+# The way out of most damage; it reads what is there, and fetches only what is wrong.
+DOWNLOAD_AGAIN = "download the model again with `mlxone get --verify`"
+
 
 class MlxoneError(Exception):
     """Base of the family. Raised itself only for what is our own fault."""

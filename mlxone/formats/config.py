@@ -9,14 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from mlxone.core.errors import DamagedModel, StorageError
+from mlxone.core.errors import DOWNLOAD_AGAIN, DamagedModel, StorageError
 
 MAX_CONFIG_BYTES = 64 * 2**20
 # Far above what is published, far below where Python gives up on showing a value.
 MAX_DEPTH = 50
 FLOAT32_MAX = 3.4e38  # MLX computes in nothing wider
 # Right for what came from the Hub; a model from elsewhere has to come from there again.
-DOWNLOAD_AGAIN = "download the model again with `mlxone get --verify`"
 _MISSING = object()
 # Numbers that JSON cannot say are written as {"__float__": "Infinity"} by transformers.
 _SPECIAL_FLOATS = {"Infinity": math.inf, "-Infinity": -math.inf, "NaN": math.nan}

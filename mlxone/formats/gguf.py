@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NoReturn
 
-from mlxone.core.errors import DamagedModel, MlxoneError, StorageError, UnsupportedModel
-from mlxone.formats.config import DOWNLOAD_AGAIN
+from mlxone.core.errors import DOWNLOAD_AGAIN, DamagedModel, MlxoneError, StorageError, UnsupportedModel
 
 MAX_HEADER = 256 << 20  # bytes before the first tensor; real files stay under 32 MB
 MAX_KEYS = 65_536

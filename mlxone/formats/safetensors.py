@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from mlxone.core.errors import DamagedModel, StorageError, UnsupportedModel
-from mlxone.formats.config import DOWNLOAD_AGAIN
+from mlxone.core.errors import DOWNLOAD_AGAIN, DamagedModel, StorageError, UnsupportedModel
 
 MAX_HEADER_BYTES = 100_000_000 - 1  # MLX's own limit
 MAX_RANK = 16

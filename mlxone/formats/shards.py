@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mlxone.core.errors import DamagedModel
-from mlxone.formats.config import DOWNLOAD_AGAIN, read_json
+from mlxone.core.errors import DOWNLOAD_AGAIN, DamagedModel
+from mlxone.formats.config import read_json
 
 INDEX = "model.safetensors.index.json"
 

@@ -263,12 +263,6 @@ class Registry:
         _LOG.info(text)
 
 
-def repos_on_disk() -> set[str]:
-    """Ids of the Hub of which anything usable is here, wherever it lies and whatever its format."""
-    with Registry() as registry:
-        return {entry.repo_id for entry in registry.refresh() if not entry.problem}
-
-
 def _paths(places: Collection[Place]) -> set[Path]:
     return {entry.path for place in places for entry in place.entries}
 

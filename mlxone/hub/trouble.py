@@ -13,6 +13,7 @@ _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _DISK_HINTS = {
     **dict.fromkeys(_DISK_FULL, "free some space, or use a folder on another disk (HF_HUB_CACHE or --to)"),
     **dict.fromkeys((errno.EACCES, errno.EPERM), "check who may write there"),
+    errno.ENOENT: "something else deletes files there; try again",
     errno.EROFS: "use a folder that can be written to (HF_HUB_CACHE or --to)",
     **dict.fromkeys((errno.ENOTDIR, errno.EISDIR, errno.EEXIST), "move away what is there in its place"),
     **dict.fromkeys((errno.EMFILE, errno.ENFILE), "raise the limit of open files (`ulimit -n`)"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mlxone.backend.arrays import mx
-from mlxone.core.errors import DamagedModel, UnsupportedModel
+from mlxone.core.errors import DOWNLOAD_AGAIN, DamagedModel, UnsupportedModel
 from mlxone.formats.safetensors import LOADABLE, TensorInfo, damaged, read_header
 from mlxone.formats.shards import shard_paths
 
@@ -29,9 +29,7 @@ class Checkpoint:
         try:
             return self._infos[name]
         except KeyError:
-            raise DamagedModel(
-                f"{self.folder}: tensor {name!r} is missing", hint="download the model again"
-            ) from None
+            raise DamagedModel(f"{self.folder}: tensor {name!r} is missing", hint=DOWNLOAD_AGAIN) from None
 
     def take(self, name: str, shape: tuple[int, ...]) -> mx.array:
         """The tensor, not yet read from disk. Taking is also how a name becomes expected."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from mlxone.backend.arrays import mx, wire_memory
 from mlxone.backend.cpu import WeightForm
-from mlxone.core.errors import DamagedModel
+from mlxone.core.errors import DOWNLOAD_AGAIN, DamagedModel
 from mlxone.kv.plain import PlainState
 from mlxone.kv.rotating import RotatingState
 from mlxone.kv.state import LayerState, Mask, ModelState
@@ -195,7 +195,7 @@ class Decoder:
                 raise
             raise DamagedModel(
                 f"the weights changed on disk since the model was loaded: {error}",
-                hint="download the model again",
+                hint=DOWNLOAD_AGAIN,
             ) from error
         mx.clear_cache()
         self._in_memory = True

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from types import TracebackType
 
-from mlxone.core.errors import DamagedModel
-from mlxone.text.files import DOWNLOAD_AGAIN
+from mlxone.core.errors import DOWNLOAD_AGAIN, DamagedModel
 
 
 class Guarded:

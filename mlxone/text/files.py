@@ -6,12 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from mlxone.core.errors import DamagedModel, StorageError
+from mlxone.core.errors import DOWNLOAD_AGAIN, DamagedModel, StorageError
 
 # The largest published tokenizer.json is about 35 MB; a config or a template is far below one.
 TOKENIZER_LIMIT = 512 * 1024 * 1024
 CONFIG_LIMIT = 64 * 1024 * 1024
-DOWNLOAD_AGAIN = "the file is damaged: download the model again"
 
 
 def read_bytes(path: Path, limit: int) -> bytes:

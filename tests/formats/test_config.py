@@ -61,7 +61,7 @@ def test_depth_is_counted_exactly(tmp_path: Path):
 
 
 def test_a_missing_file(tmp_path: Path):
-    with refused(DamagedModel, str(tmp_path / "config.json"), "is missing", "download the model again"):
+    with refused(DamagedModel, str(tmp_path / "config.json"), "is missing", "`mlxone get --verify`"):
         Config.read(tmp_path)
 
 
