@@ -5,12 +5,16 @@ from __future__ import annotations
 import importlib
 import io
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mlxone.cli.main import main
+from mlxone.hub import registry, scan
+from mlxone.hub.sources import Source
 from tests.cli.stage import Stage
 
 
@@ -44,3 +48,16 @@ def mlxone(
         return Result(code, captured.out, captured.err)
 
     return run
+
+
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The sources whose folders were walked, once for each time."""
+    walked: list[Path] = []
+
+    def walk(source: Source, *args: Any, **options: Any) -> Iterator[Any]:
+        walked.append(source.folder)
+        return scan.walk(source, *args, **options)
+
+    monkeypatch.setattr(registry, "walk", walk)
+    return walked

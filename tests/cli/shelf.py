@@ -27,3 +27,16 @@ def refreshed(repo: str = "org/tiny") -> Repo:
         files = {"config.json": b'{"model_type": "llama"}', "model.safetensors": weights}
         place.snapshot(n, files, ref="main")
     return place
+
+
+def rows(out: str) -> list[dict[str, str]]:
+    head, *lines = out.splitlines()
+    return [dict(zip(head.split("\t"), line.split("\t"), strict=True)) for line in lines]
+
+
+def quants(repo: str = "org/quants", **files: bytes) -> Repo:
+    """A cached repo of several GGUF files; none of them is a real one, which makes no difference here."""
+    place = Repo.make(places.hf_cache(), repo)
+    files = files or {"m-Q4_0": b"four", "m-Q8_0": b"eight bits"}
+    place.snapshot(1, {f"{name}.gguf": content for name, content in files.items()}, ref="main")
+    return place

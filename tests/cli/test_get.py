@@ -116,7 +116,7 @@ def test_verify(repo: Repo, get, fake_hub: FakeHub):
     get(NAME)
     result = get(NAME, "--verify")
     assert result.out == f"{snapshot()}\n"
-    assert result.err.startswith("checking org/model (")
+    assert re.match(r"checking org/model \(\d+ kB\)\n", result.err)
     assert result.err.endswith("all files of org/model are as the Hub has them\n")
     blob = (snapshot() / "tokenizer.json").resolve()
     blob.write_bytes(bytes(1_200))

@@ -1,4 +1,4 @@
-"""`ls`, `show` and `scan` over models of true size."""
+"""`ls` over models of true size."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ import sys
 import pytest
 
 from mlxone.cli import table, terminal
-from mlxone.cli.ls import COLUMNS
-from mlxone.hub import places
+from mlxone.cli.ls import COLUMNS, SORTS
+from mlxone.hub import places, registry
 from mlxone.hub.entry import Entry
 from mlxone.service.fitting import fit
-from tests.cli.shelf import cached, refreshed
+from tests.cli.shelf import cached, rows
 from tests.hub.caches import commit
+from tests.hub.shelves import settle
 from tests.sparse import write_model
 
 BIG, MOE = "mlx-community/gemma-4-12B-it-4bit", "mlx-community/gemma-4-26B-A4B-it-4bit"
@@ -36,11 +37,6 @@ def on_terminal(monkeypatch, mlxone):
         return mlxone(*args)
 
     return run
-
-
-def rows(out: str) -> list[dict[str, str]]:
-    head, *lines = out.splitlines()
-    return [dict(zip(head.split("\t"), line.split("\t"), strict=True)) for line in lines]
 
 
 def names(result) -> list[str]:
@@ -176,94 +172,25 @@ def test_a_reader_that_leaves_early_is_no_failure(models):
     assert (done.returncode, done.stderr) == (141, b"")
 
 
-# show
+@pytest.mark.parametrize("args", [["gemma"], ["nonsense"], ["--embedding"]])
+def test_the_disk_is_looked_at_once(mlxone, models, looks, args):
+    mlxone("ls", *args)
+    assert looks.count(places.hf_cache()) == 1
 
 
-def test_show_says_everything(mlxone):
-    folder = cached(BIG, "gemma-4-12B")
-    (folder / "generation_config.json").write_text('{"temperature": 0.6}')
-    (folder / "chat_template.jinja").write_text("{{ messages }}")
-    out = mlxone("show", "12B").out
-    for said in (
-        BIG,
-        str(folder),
-        f"{commit(1)} (main) *",
-        "gemma4",
-        "262144 tokens",
-        "1024 tokens",
-        "4 bits",
-    ):
-        assert said in out
-    assert "temperature 0.6" in out
-    assert "chat template   yes" in out
-    assert "model-00001-of-" in out
+def test_the_ways_to_sort_are_the_registrys():
+    assert tuple(registry.SORTS) == SORTS
 
 
-def test_show_as_json(mlxone):
-    folder = cached(BIG, "gemma-4-12B")
-    shown = json.loads(mlxone("show", BIG, "--json").out)
-    assert shown["revisions"] == [
-        {"revision": commit(1), "path": str(folder), "refs": ["main"], "canonical": True}
-    ]
-    assert {file["name"]: file["size_bytes"] for file in shown["files"]} == {
-        path.name: path.stat().st_size for path in folder.iterdir()
-    }
-    assert sum(layer["count"] for layer in shown["facts"]["layers"]) == 48
-    assert shown["chat_template"] is False and shown["kv_config"] is False
-    needed = [(need["context_tokens"], need["total_bytes"]) for need in shown["memory"]]
-    assert needed == [(tokens, fit(BIG, tokens).total_bytes) for tokens in (8192, 32_768, 131_072)]
-    assert mlxone("show", BIG).out.count("\nat ") == 3
-
-
-def test_show_what_is_not_here(mlxone):
-    result = mlxone("show", "org/none")
-    assert (result.code, result.out) == (3, "")
-    assert "mlxone get org/none" in result.err
-
-
-def test_show_what_is_damaged(mlxone):
-    folder = cached("org/m", "gemma-4-e4b")
-    next(folder.glob("*.safetensors")).write_bytes(b"no header")
-    result = mlxone("show", "org/m")
-    assert result.code == 0
-    assert "\nproblem " in result.out and "runs here       no: " in result.out
-
-
-def test_show_names_other_copies(mlxone, tmp_path):
+@pytest.mark.parametrize("slow", ["mlxone.models", "mlxone.hub.describe", "huggingface_hub"])
+def test_where_nothing_changed_nothing_that_reads_models_is_loaded(mlxone, slow):
     cached("org/m", "gemma-4-e4b")
-    copy = write_model(tmp_path / "org" / "m", "gemma-4-e4b")
-    shown = json.loads(mlxone("show", "org/m", "--model-dir", str(tmp_path), "--json").out)
-    assert [c["path"] for c in shown["copies"]] == [str(copy)]
-
-
-# scan
-
-
-def test_scan_reports_places_and_numbers(mlxone, models):
-    result = mlxone("scan")
-    [row] = [row for row in rows(result.out) if row["SOURCE"] == "huggingface"]
-    assert (row["MODELS"], row["FOLDER"]) == ("2", str(places.hf_cache()))
-    assert result.err.startswith("2 models, 2 read anew, 0 gone, ")
-
-
-def test_scan_as_json(mlxone, models):
-    report = json.loads(mlxone("scan", "--full", "--json").out)
-    assert (report["found"], report["read"], report["removed"], report["problems"]) == (2, 2, 0, [])
-    [place] = [place for place in report["sources"] if place["source"] == "huggingface"]
-    assert (place["models"], place["formats"]) == (2, {"safetensors": 2})
-
-
-def test_scan_says_what_is_wrong(mlxone):
-    folder = cached("org/m", "gemma-4-e4b")
-    next(folder.glob("*.safetensors")).unlink()
-    result = mlxone("scan")
-    assert result.code == 0
-    assert "mlxone: org/m: " in result.err
-    assert [p["name"] for p in json.loads(mlxone("scan", "--json").out)["problems"]] == ["org/m"]
-
-
-def test_scan_counts_what_went(mlxone):
-    repo = refreshed()
-    assert mlxone("scan").err.startswith("2 models")
-    repo.folder.rename(repo.folder.parent / "other")
-    assert "0 models, 0 read anew, 2 gone" in mlxone("scan").err
+    settle(places.hf_cache())
+    mlxone("ls")
+    code = (
+        "import sys; from mlxone.cli.main import main; main(['ls', '--json'])\n"
+        f"sys.exit(any(name.startswith({slow!r}) for name in sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert json.loads(done.stdout)[0]["repo"] == "org/m"

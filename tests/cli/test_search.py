@@ -84,7 +84,8 @@ def test_here_is_wherever_models_are_looked_for(search, cached, tmp_path, monkey
     (elsewhere / "config.json").write_text('{"model_type": "qwen3"}')
     (elsewhere / "model.safetensors").write_bytes(b"")
     cached("Big/qwen3-4B")
-    cached("mlx-community/Qwen3-4B-4bit", weights=False)
+    half = cached("mlx-community/Qwen3-4B-4bit", weights=False)
+    (half / "config.json").write_text('{"model_type": "qwen3"}')
     held = cached("mlx-community/Qwen3-odd", weights=False, config=False)
     for name in ("m-Q4_0.gguf", "m-Q8_0.gguf"):
         (held / name).write_bytes(b"GGUF")
@@ -103,7 +104,7 @@ ODD = [None, 7, -1, 2.5, "x", True, [], ["x", 3], {}, {"parameters": None}, {"pa
 @pytest.mark.parametrize(
     "field", ["tags", "downloads", "likes", "lastModified", "safetensors", "library_name"]
 )
-def test_a_listing_of_odd_types_is_a_listing(fake_hub: FakeHub, search, monkeypatch, field: str):
+def test_a_listing_of_odd_types_is_a_listing(search, monkeypatch, field: str):
     # The Hub of the test would sort them, so it is passed by.
     rows = [listed(f"org/m{i}", ["mlx"], 5, BF16=2) | {field: odd} for i, odd in enumerate(ODD)]
     monkeypatch.setattr(client, "listing", lambda path, query: rows)

@@ -376,6 +376,7 @@ def test_a_cache_that_cannot_be_written(repo: Repo, tmp_path: Path, monkeypatch:
         (errno.EACCES, "who may write there"),
         (errno.EROFS, "can be written to"),
         (errno.EMFILE, "ulimit -n"),
+        (errno.ENOENT, "try again"),
         (errno.EIO, "check the disk"),
     ],
 )

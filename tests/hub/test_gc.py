@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from pathlib import Path
 
 import pytest
+from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]
 
 from mlxone.hub import cache_tree, gc, in_use, partial
 from mlxone.hub.trash import Swept
@@ -313,3 +315,58 @@ def test_two_at_once_do_each_thing_once(cache, repo):
     freed = gc.execute(first).freed_bytes
     done = gc.execute(second)
     assert (freed, done.freed_bytes, done.problems) == (len(b"old weights"), 0, [])
+
+
+# While a download is at work.
+
+
+@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize("since", ["plan", "deletion"])
+def test_what_a_download_fills_stays_even_when_forced(cache, repo, force, since):
+    new = repo.snapshot(3, {"model-00001-of-00002.safetensors": b"first half"})
+    repo.blob(b"not yet linked")
+    os.utime(new, (0, 0))
+    before = bytes_on_disk(cache)
+    with in_use.in_use(new, what="get") if since == "plan" else contextlib.nullcontext():
+        plan = planned(cache, force=force)
+    if since == "plan":
+        assert plan.is_empty and "left alone: in use by `mlxone get`" in notes(plan)
+    with in_use.in_use(new, what="get"):
+        done = gc.execute(plan)
+    assert (done.freed_bytes, bytes_on_disk(cache)) == (0, before)
+    assert repo.commits == {commit(1), commit(2), commit(3)}
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_so_does_what_another_program_downloads_into(cache, repo, force):
+    lock = cache / ".locks" / repo.folder.name / "etag.lock"
+    lock.parent.mkdir(parents=True)
+    with WeakFileLock(lock):
+        plan = planned(cache, force=force)
+        assert plan.is_empty and "a download is at work on it" in notes(plan)
+    plan = planned(cache, force=force)
+    with WeakFileLock(lock):
+        assert gc.execute(plan).freed_bytes == 0
+    assert repo.commits == {commit(1), commit(2)}
+    assert collected(cache, force=force).freed_bytes == len(b"old weights")  # a lock that nobody holds
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"tokenizer.json": b"newer"},
+        {"config.json": b"{}"},
+        {"config.json": b"{}", "model.safetensors": b"", "model.safetensors.index.json": b"[]"},
+    ],
+)
+def test_what_is_not_whole_was_cut_off_whatever_the_times_say(cache, repo, files):
+    (repo.folder / "snapshots" / commit(2) / "model.safetensors.index.json").write_text("{}")
+    partial = repo.snapshot(9, files)
+    os.utime(partial, (0, 0))
+    os.utime(repo.folder / "snapshots" / commit(2), (time.time() + 60, time.time() + 60))
+    (repo.folder / "blobs" / "abc.incomplete").write_bytes(b"part")
+    plan = planned(cache)
+    assert repo.folder / "snapshots" / commit(9) not in plan.repos[0].snapshots
+    assert repo.folder / "snapshots" / commit(1) in plan.repos[0].snapshots
+    assert f"snapshot {commit(9)[:12]} stays: its download was cut off" in notes(plan)
+    assert partial in planned(cache, force=True).repos[0].snapshots

@@ -348,3 +348,52 @@ def test_threads_share_a_registry(home: Path, tmp_path: Path):
     assert len(found) == 30
     assert all(each == expected for each in found)
     assert registry.notices == []
+
+
+def test_several_models_of_a_repo_know_their_repo(tmp_path: Path):
+    snapshot = repo_folder("org/q") / "snapshots" / ("a" * 40)
+    snapshot.mkdir(parents=True)
+    folder = tmp_path / "pub" / "q"
+    folder.mkdir(parents=True)
+    for place in (snapshot, folder):
+        for name in ("m-Q4.gguf", "m-Q8.gguf"):
+            (place / name).write_bytes(b"GGUF")
+    (tmp_path / "pub" / "lone").mkdir()
+    (tmp_path / "pub" / "lone" / "lone.gguf").write_bytes(b"GGUF")
+    settle(tmp_path, places.hf_cache())
+    registry = Registry(folders=[tmp_path])
+    assert [(e.repo, e.part, e.repo_id) for e in registry.list()] == [
+        ("org/q/m-Q4", "m-Q4", "org/q"),
+        ("org/q/m-Q8", "m-Q8", "org/q"),
+        ("pub/lone", "", "pub/lone"),
+        ("pub/q/m-Q4", "m-Q4", "pub/q"),
+        ("pub/q/m-Q8", "m-Q8", "pub/q"),
+    ]
+    assert [e.part for e in Registry(folders=[tmp_path]).list()] == [e.part for e in registry.list()]
+    assert registry.match("pub/q").path == folder
+    (snapshot / "m-Q4.gguf").write_bytes(b"")
+    with pytest.raises((DamagedModel, ModelNotFound)) as e:
+        registry.resolve("org/q")
+    assert "org/q" in e.value.message
+
+
+def test_half_a_model_of_several_is_fetched_by_its_repos_id():
+    snapshot = repo_folder("org/q") / "snapshots" / ("a" * 40)
+    snapshot.mkdir(parents=True)
+    for name in ("m-Q4-00001-of-00002.gguf", "m-Q8.gguf"):
+        (snapshot / name).write_bytes(b"GGUF")
+    with pytest.raises(ModelNotFound) as e:
+        Registry().resolve("org/q/m-Q4")
+    assert e.value.hint == "`mlxone get org/q` fetches the rest"
+
+
+def test_one_blob_in_two_snapshots_is_found_by_the_name_that_was_said():
+    blob = repo_folder("org/q") / "blobs" / "b"
+    blob.parent.mkdir(parents=True)
+    blob.write_bytes(b"GGUF")
+    links = []
+    for commit in ("a" * 40, "b" * 40):
+        links.append(repo_folder("org/q") / "snapshots" / commit / "m.gguf")
+        links[-1].parent.mkdir(parents=True)
+        links[-1].symlink_to("../../blobs/b")
+    assert [Registry().match(str(link)).path for link in links] == links

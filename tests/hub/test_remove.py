@@ -185,12 +185,12 @@ def _die(path: Path, **_) -> Path:
 
 
 def test_what_makes_it_a_model_goes_first(tmp_path, monkeypatch):
-    folder = fill(tmp_path / "model", "a.safetensors", "README.md", "config.json")
+    folder = fill(tmp_path / "model", "model.safetensors", "README.md", "config.json")
     rename, count = Path.rename, iter([True, False])
     monkeypatch.setattr(Path, "rename", lambda path, to: rename(path, to) if next(count) else _die(path))
     with pytest.raises(KeyboardInterrupt):
         remove.remove(remove.removal(entry(folder)))
-    assert not (folder / "config.json").exists() and (folder / "a.safetensors").exists()
+    assert not (folder / "config.json").exists() and (folder / "model.safetensors").exists()
 
 
 def test_a_link_to_a_folder_goes_and_the_folder_stays(repo, tmp_path):
@@ -221,3 +221,96 @@ def test_a_hard_linked_file_frees_nothing(tmp_path):
     os.link(folder / "model.safetensors", tmp_path / "copy")
     what = remove.removal(entry(folder))
     assert what.size_bytes == len("config.json") == remove.remove(what).freed_bytes
+
+
+# One of several models of a repo.
+
+
+def quants(cache: Path) -> tuple[Repo, list[Entry]]:
+    repo = Repo.make(cache, "org/q")
+    old = {"deep/m-Q4.gguf": b"old four", "m-Q8.gguf": b"eight", "README.md": b"about"}
+    new = {"deep/m-Q4.gguf": b"new four", "m-Q8.gguf": b"eight", "README.md": b"about"}
+    held = []
+    for n, files in ((1, old), (2, new)):
+        folder = repo.snapshot(n, files, ref="main")
+        for name in ("deep/m-Q4.gguf", "m-Q8.gguf"):
+            part = Path(name).stem
+            held.append(entry(folder / name, f"org/q/{part}", part=part, revision=commit(n)))
+    return repo, held
+
+
+def test_one_of_several_models_goes_from_every_revision(cache):
+    repo, held = quants(cache)
+    before = bytes_on_disk(cache)
+    what = remove.removal(held[2], beside=held)
+    assert set(what.paths) == {held[0].path, held[2].path}
+    size = what.size_bytes
+    done = remove.remove(what)
+    assert size == done.freed_bytes == len(b"old four" + b"new four") == before - bytes_on_disk(cache)
+    for n in (1, 2):
+        assert contents(repo.folder / "snapshots" / commit(n)) == {
+            "m-Q8.gguf": b"eight",
+            "README.md": b"about",
+        }
+    assert by_the_client(cache).warnings == []
+
+
+def test_or_from_one_revision(cache):
+    repo, held = quants(cache)
+    done = remove.remove(remove.removal(held[2], one_revision=True, beside=held))
+    assert done.freed_bytes == len(b"new four")
+    assert "deep/m-Q4.gguf" in contents(repo.folder / "snapshots" / commit(1))
+    done = remove.remove(remove.removal(held[3], one_revision=True, beside=held[:2] + held[3:]))
+    assert done.freed_bytes == 0  # the other revision has the same
+
+
+def test_the_last_of_them_takes_the_repo_with_it(cache):
+    repo, held = quants(cache)
+    remove.remove(remove.removal(held[0], beside=[held[0], held[2]]))
+    assert not repo.folder.exists()
+
+
+def test_one_of_several_in_use_stays(cache):
+    repo, held = quants(cache)
+    with in_use.in_use(held[0].path), pytest.raises(StorageError, match="in use"):
+        remove.remove(remove.removal(held[2], beside=held))
+    assert len(repo.blobs) == 4
+
+
+# A disk that refuses, and somebody else who is quicker.
+
+
+@pytest.mark.parametrize("one_revision", [False, True])
+def test_two_at_once_do_each_thing_once(cache, repo, one_revision):
+    path = repo.folder / "snapshots" / commit(2)
+    first, second = (remove.removal(entry(path), one_revision=one_revision) for _ in range(2))
+    assert remove.remove(first).freed_bytes > 0
+    done = remove.remove(second)
+    assert (done.freed_bytes, done.problems) == (0, [])
+
+
+@pytest.mark.parametrize("one_revision", [False, True])
+def test_what_cannot_be_moved_stays_as_it_was(cache, repo, monkeypatch, one_revision):
+    def refuse(path, target):
+        raise OSError(30, "Read-only file system", str(path))
+
+    before = contents(repo.folder / "refs")
+    path = repo.folder / "snapshots" / commit(2)
+    what = remove.removal(entry(path), one_revision=one_revision)
+    monkeypatch.setattr(Path, "rename", refuse)
+    done = remove.remove(what)
+    assert done.problems == [f"{what.paths[0]}: Read-only file system"]
+    assert contents(path) == NEW
+    assert contents(repo.folder / "refs") == before
+
+
+def test_a_folder_nothing_can_be_written_to(tmp_path, monkeypatch):
+    folder = fill(tmp_path / "model", *OLD)
+
+    def refuse(path, *args, **options):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    [problem] = remove.remove(remove.removal(entry(folder))).problems
+    assert problem.endswith("Permission denied")
+    assert tree(folder) == set(OLD)

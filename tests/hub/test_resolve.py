@@ -133,3 +133,51 @@ def test_a_name_with_an_at_in_it():
 def test_all_that_match_keep_their_order():
     assert matching("gemma", HELD) == HELD[:4]
     assert matching("mystral:4bit", HELD) == [HELD[6]]
+
+
+# Several GGUF models in one repo.
+
+
+def quant(part: str, n: int = 1, **more) -> Entry:
+    commit, repo = f"{n:040x}", more.pop("repo", "org/q")
+    path = Path("/hub/models--org--q/snapshots", commit, f"{part}.gguf")
+    made = entry(f"{repo}/{part}", size_bytes=10, revision=commit, part=part, **more)
+    return replace(made, path=path, format="gguf")
+
+
+def test_a_repos_id_means_all_that_is_in_it():
+    held = [
+        quant("m-Q4", capabilities=frozenset({"tools"})),
+        quant("m-Q8"),
+        quant("m-Q4", 2, canonical=False),
+    ]
+    for query in ("org/q", "ORG/Q"):
+        found = choose(query, held, lambda entry, revision: revision)
+        assert found is not None
+        assert (found.repo, found.part, found.size_bytes) == ("org/q", "", 20)
+        assert found.path == held[0].path.parent
+        assert found.capabilities == {"tools"}
+    assert chosen("org/q/m-Q4", held) == "org/q/m-Q4"
+    assert chosen("m-q8", held) == "org/q/m-Q8"
+    with pytest.raises(AmbiguousModel):
+        chosen("q", held)
+
+
+def test_a_revision_of_such_a_repo():
+    held = [quant("m-Q4", 1), quant("m-Q8", 1), quant("m-Q4", 2, canonical=False)]
+    found = choose(f"org/q@{2:040x}", held, lambda entry, revision: revision)
+    assert found is not None and found.path == held[2].path.parent
+    assert chosen(f"org/q@{3:040x}", held) is None
+
+
+def test_where_the_table_has_no_repo_here_a_tag_says_what_is_meant():
+    other = "mlx-community/gemma-4-12B-it-8bit"
+    assert chosen("gemma4:12b", [entry(other)]) == other
+    assert chosen("qwen3:4b", [entry("org/Qwen3-4B")]) == "org/Qwen3-4B"
+    assert chosen("qwen3", [entry("org/Qwen3-4B")]) is None  # the table says which size a bare name is
+    with pytest.raises(AmbiguousModel):
+        chosen("gemma4:12b", [entry(other), entry("org/gemma-4-12B")])
+
+
+def test_every_family_has_a_bare_name():
+    assert {name.partition(":")[0] for name in SHORT_NAMES} <= SHORT_NAMES.keys()

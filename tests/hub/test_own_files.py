@@ -1,0 +1,68 @@
+"""What of a folder is the model's, and what is somebody's work."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mlxone.formats.shards import INDEX
+from mlxone.hub.own_files import own_files
+
+
+def own(folder: Path, *names: str, published: bool = True) -> set[str]:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    return {path.name for path in own_files(folder, published=published)}
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "vocab.json"]
+    + ["special_tokens_map.json", "added_tokens.json", "chat_template.jinja", "merges.txt", "kv_config.json"]
+    + ["model.safetensors", "model-00001-of-00002.safetensors", "tokenizer.model", "qwen.tiktoken"]
+    + ["preprocessor_config.json", "modules.json"],
+)
+def test_the_models(tmp_path, name):
+    assert own(tmp_path, name, published=False) == {name}
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["train.json", "package.json", "results.json", "my_adapters.safetensors", "optimizer.safetensors"]
+    + ["xgboost.model", "notes.jinja", "train.py", "data.bin"],
+)
+def test_somebodys_work(tmp_path, name):
+    assert own(tmp_path, "config.json", name) == {"config.json"}
+
+
+@pytest.mark.parametrize("name", ["README.md", "LICENSE", "NOTICE.txt", "modeling_x.py", ".gitattributes"])
+def test_what_is_published_with_a_model_is_its_own_only_in_a_download(tmp_path, name):
+    assert own(tmp_path, name) == {name}
+    assert own(tmp_path, name, published=False) == set()
+
+
+def test_weights_that_the_index_names(tmp_path):
+    index = {"weight_map": {"a": "part-1.safetensors", "b": "notes.txt", "c": "part-9.safetensors"}}
+    (tmp_path / INDEX).write_text(json.dumps(index))
+    names = ("part-1.safetensors", "part-2.safetensors", "notes.txt")
+    assert own(tmp_path, *names) == {INDEX, "part-1.safetensors"}
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"weight_map": {"a": "../x.safetensors"}}'])
+def test_an_index_that_cannot_be_read_names_nothing(tmp_path, text):
+    (tmp_path / INDEX).write_text(text)
+    assert own(tmp_path, "x.safetensors") == {INDEX}
+
+
+def test_folders(tmp_path):
+    inside = [f"{n}/x" for n in ("1_Pooling", "2_Dense", "3_Normalize", "1_data", "2_experiments", "src")]
+    found = own(tmp_path, "additional_chat_templates/a.jinja", *inside)
+    assert found == {"1_Pooling", "2_Dense", "3_Normalize", "additional_chat_templates"}
+
+
+def test_what_makes_it_a_model_comes_first(tmp_path):
+    own(tmp_path, "added_tokens.json", "config.json", "model.safetensors")
+    assert own_files(tmp_path, published=False)[0].name == "config.json"
