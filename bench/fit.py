@@ -47,8 +47,8 @@ HEAD = [
     "measured GB",
     "ratio",
 ]
-SPEED_HEAD = ["context", "decode tok/s", "predicted", "prefill tok/s", "predicted"]
-LIMIT_HEAD = ["budget GB", "largest safe context", "measured GB", "1.15 times that"]
+SPEED_HEAD = ["model", "weights", "context", "decode tok/s", "predicted", "prefill tok/s", "predicted"]
+LIMIT_HEAD = ["model", "weights", "budget GB", "largest safe context", "measured GB", "1.15 times that"]
 
 
 @dataclass(frozen=True, slots=True)

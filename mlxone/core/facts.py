@@ -41,7 +41,6 @@ class ModelFacts:
     parameters: int  # of the language model; so are all sizes but sidecar_bytes
     language_bytes: int  # as stored
     wide_bytes: int  # as float32, nothing packed
-    half_bytes: int  # as 16-bit floats, nothing packed
     unpackable_parameters: int  # norms and the like, which stay floats whatever the bits
     float_bytes: int = 2  # of one element of activations and of unquantized keys and values
     packed_parameters: int = 0  # those now held in packed form

@@ -172,7 +172,6 @@ def _with_part(facts: ModelFacts, part: Header) -> ModelFacts:
         parameters=facts.parameters + parameters,
         language_bytes=facts.language_bytes + sum(t.size for t in part.tensors),
         wide_bytes=facts.wide_bytes + parameters * 4,
-        half_bytes=facts.half_bytes + parameters * 2,
         packed_parameters=facts.packed_parameters + packed,
         unpackable_parameters=facts.unpackable_parameters
         + sum(count[t.name] for t in part.tensors if len(t.shape) < 2),

@@ -168,7 +168,6 @@ class Weights:
             "parameters": self.parameters,
             "language_bytes": self.stored,
             "wide_bytes": self.parameters * 4,
-            "half_bytes": self.parameters * 2,
             "unpackable_parameters": self.unpackable,
             "float_bytes": self.float_bytes,
             "packed_parameters": self.packed_parameters,

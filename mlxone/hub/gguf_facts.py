@@ -42,7 +42,6 @@ def gguf_facts(path: Path) -> ModelFacts:
         parameters=parameters,
         language_bytes=sum(t.size for t in header.tensors),
         wide_bytes=parameters * 4,
-        half_bytes=parameters * 2,
         unpackable_parameters=sum(math.prod(t.shape) for t in header.tensors if len(t.shape) < 2),
         packed_parameters=packed_parameters,
         lookup_bytes=tensors[EMBEDDING].size if {EMBEDDING, HEAD} <= tensors.keys() else 0,

@@ -67,7 +67,6 @@ MIXTURE = ModelFacts(
     parameters=1000,
     language_bytes=2000,
     wide_bytes=4000,
-    half_bytes=2000,
     unpackable_parameters=0,
     lookup_bytes=300,
     expert_bytes=1600,

@@ -42,7 +42,6 @@ SMALL = ModelFacts(
     parameters=1_000_000,
     language_bytes=2_000_000,
     wide_bytes=4_000_000,
-    half_bytes=2_000_000,
     unpackable_parameters=1000,
 )
 

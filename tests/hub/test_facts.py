@@ -136,7 +136,6 @@ def test_sizes_of_models_of_true_size(tmp_path: Path, name: str, bits: int | Non
     assert found.parameters == hand.matrices + hand.plain
     assert found.language_bytes == hand.stored(hand.matrices, bits) + plain
     assert found.wide_bytes == 4 * (hand.matrices + hand.plain)
-    assert found.half_bytes == 2 * (hand.matrices + hand.plain)
     assert found.unpackable_parameters == hand.plain
     assert found.packed_parameters == (0 if bits is None else hand.matrices)
     assert found.scale_bytes == (0 if bits is None else hand.matrices // GROUP * SCALES)
