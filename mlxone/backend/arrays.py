@@ -41,19 +41,21 @@ def on_cpu() -> bool:
     return mx.default_device() == mx.Device(mx.DeviceType.cpu)
 
 
-_limit: int | None = None
+_limit: int | None = None  # of this process, whatever number of models it holds
+_mlx_limit: int | None = None  # MLX's own, which is never exceeded
 
 
 def limit_memory(size: int) -> None:
     """The second line of defence, behind admission: a device that really runs out ends the process.
 
     MLX takes its limit as a guideline: near it, it waits for what is in flight and empties its
-    caches. So `check_memory` looks as well. A limit that is lower already stays.
+    caches. So `check_memory` looks as well.
     """
-    global _limit
+    global _limit, _mlx_limit
     before = mx.set_memory_limit(size)
-    if before < size:
-        mx.set_memory_limit(before)
+    _mlx_limit = before if _mlx_limit is None else _mlx_limit
+    if _mlx_limit < size:
+        mx.set_memory_limit(_mlx_limit)
     _limit = size
 
 

@@ -65,7 +65,7 @@ def command(
             streams.complain("the starter comes back by itself: `mlxone run` fetches it when it is needed")
         for copy in _copies(entry, everything):
             streams.complain(one_line(f"another copy stays: {copy}"))
-        click.echo(f"{in_words(done.freed_bytes)} came free")
+        click.echo(neutralise(f"{entry.name} in {entry.source}: {in_words(done.freed_bytes)} came free"))
         if done.problems:
             raise StorageError(done.problems[0], hint="the rest was deleted" if done.freed_bytes else "")
 
@@ -76,6 +76,8 @@ def _meant(registry: Registry, everything: list[Entry], model: str, revision: st
 
     try:
         found = registry.match(model, among=everything)
+        if _means_another(model, found):
+            raise ModelNotFound(f"{model} is not on this machine", hint=f"near it: {found.name}")
     except ModelNotFound:
         rest = remnant(model)
         if rest is None or revision is not None:
@@ -86,6 +88,14 @@ def _meant(registry: Registry, everything: list[Entry], model: str, revision: st
     if _is_one_revision(model, found):
         raise UsageError(f"{model} and --revision both name a revision", hint="leave one of the two out")
     return registry.match(f"{found.repo}@{revision}", among=everything)
+
+
+def _means_another(model: str, found: Entry) -> bool:
+    """What looks like an id is one: `ORG/NAME` must not delete `ORG/NAME-4bit` where it is gone itself."""
+    asked = model.partition("@")[0]
+    if "/" not in asked or os.path.lexists(os.path.expanduser(model)):
+        return False
+    return asked.lower() not in (found.repo.lower(), found.repo_id.lower(), found.name.lower())
 
 
 def _is_one_revision(model: str, entry: Entry) -> bool:

@@ -59,6 +59,7 @@ AS_PUBLISHED = (
     "processing_*.py",
 )
 FOLDERS = ("additional_chat_templates", "[0-9]_Pooling", "[0-9]_Dense", "[0-9]_Normalize")
+NOTES = {"download", ".gitignore", "CACHEDIR.TAG"}
 COMPANION = "*mmproj*.gguf"
 
 
@@ -66,8 +67,12 @@ def own_files(folder: Path, *, published: bool) -> list[Path]:
     """The one that makes it a model first. `published`: the folder holds a download and nothing else."""
     patterns = OWN + (AS_PUBLISHED if published else ())
     weights = _indexed(folder)
-    own = [p for p in sorted(folder.iterdir()) if p.name in weights or _is_own(p, patterns)]
+    own = [p for p in sorted(folder.iterdir()) if _is_weight(p, weights) or _is_own(p, patterns)]
     return sorted(own, key=lambda path: path.name != "config.json")
+
+
+def _is_weight(path: Path, weights: set[str]) -> bool:
+    return path.name in weights and (path.is_symlink() or not path.is_dir())
 
 
 def companions(folder: Path, *, published: bool) -> list[Path]:
@@ -77,10 +82,20 @@ def companions(folder: Path, *, published: bool) -> list[Path]:
 
 
 def _is_own(path: Path, patterns: Iterable[str]) -> bool:
-    if path.name == ".cache":  # the Hub client's notes on a download to a folder
-        return path.is_dir() and [child.name for child in path.iterdir()] == ["huggingface"]
+    if path.name == ".cache":
+        return _is_download_note(path)
     wanted = FOLDERS if path.is_dir() and not path.is_symlink() else patterns
     return any(fnmatch.fnmatchcase(path.name, pattern) for pattern in wanted)
+
+
+def _is_download_note(cache: Path) -> bool:
+    """What the Hub client leaves of a download to a folder; in a home `.cache` holds all sorts of things."""
+    inner = cache / "huggingface"
+    if cache.is_symlink() or inner.is_symlink() or not inner.is_dir():
+        return False
+    found = {child.name for child in inner.iterdir()}
+    alone = [child.name for child in cache.iterdir()] == ["huggingface"]
+    return alone and bool(found) and found <= NOTES
 
 
 def _indexed(folder: Path) -> set[str]:

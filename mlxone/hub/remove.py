@@ -21,7 +21,7 @@ from mlxone.hub.cache_tree import Blob, Tree
 from mlxone.hub.entry import Entry
 from mlxone.hub.own_files import companions, own_files
 from mlxone.hub.query import repo_for
-from mlxone.hub.sources import HUGGING_FACE
+from mlxone.hub.sources import HUGGING_FACE, MODEL_DIR
 from mlxone.hub.trash import Swept, Tally
 
 _PART = re.compile(r"(.*)-\d{5}-of-(\d{5})\.gguf", re.IGNORECASE)
@@ -166,8 +166,9 @@ class OwnFiles:
         for path in self.paths:
             try:
                 path.rename(place / path.name)
-            except FileNotFoundError:
-                continue
+            except FileNotFoundError as error:
+                if os.path.lexists(path):  # it is the place for it that has gone
+                    done.failed(error, path)
             except OSError as error:
                 done.failed(error, path)
         done.add(trash.delete_folder(place))
@@ -204,6 +205,9 @@ def remove(what: Removal) -> Swept:
         users = in_use.using(path)
         if users:
             raise StorageError(f"{path} is in use by {users[0]}", hint="stop that first")
+    repo = what.tree.folder if isinstance(what, OneSnapshot) else what.folder
+    if not isinstance(what, OwnFiles) and cache_tree.is_locked(repo):
+        raise StorageError(f"{repo} is being downloaded into", hint="stop that first")
     return what.run()
 
 
@@ -274,8 +278,8 @@ def _refuse_link(path: Path) -> None:
 
 
 def _is_published(entry: Entry) -> bool:
-    """In a place where models are kept, and not just a folder that was named by its path."""
-    return entry.source != single.PATH
+    """In a cache of downloads, and not a folder of somebody's own: there a README may be theirs."""
+    return entry.source not in (single.PATH, MODEL_DIR)
 
 
 def _model_folder(entry: Entry, others: Sequence[Entry], is_root: bool) -> OwnFiles:
@@ -294,8 +298,21 @@ def _gguf_file(entry: Entry, others: Sequence[Entry], is_root: bool) -> OwnFiles
     folder, own = entry.path.parent, _parts(entry.path)
     if is_root or any(other.path.is_relative_to(folder) for other in others):
         return OwnFiles(folder, tuple(own), keeps_folder=True)
+    if _holds_another(folder, own):
+        return OwnFiles(folder, tuple(own), keeps_folder=True)
     rest = [path for path in companions(folder, published=_is_published(entry)) if path not in own]
     return OwnFiles(folder, (*own, *rest), keeps_folder=False)
+
+
+def _holds_another(folder: Path, own: Collection[Path]) -> bool:
+    """Whether the folder is a model by other files as well, known to the registry or not."""
+    for path in folder.iterdir():
+        name = path.name.lower()
+        if name == "config.json" or name.endswith(".safetensors"):
+            return True
+        if name.endswith(".gguf") and path not in own and "mmproj" not in name:
+            return True
+    return False
 
 
 def _parts(path: Path) -> list[Path]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from mlxone.core.errors import UsageError
 from mlxone.hub import config, places
 
-HUGGING_FACE, STARTER = "huggingface", "starter"
+HUGGING_FACE, STARTER, MODEL_DIR = "huggingface", "starter", "model-dir"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ SOURCES: tuple[tuple[str, Callable[[], Iterator[Path]], int], ...] = (
     (HUGGING_FACE, hugging_face, 1),
     ("lmstudio", lm_studio, 3),
     ("mlx-serve", mlx_serve, 3),
-    ("model-dir", model_dirs, 4),
+    (MODEL_DIR, model_dirs, 4),
     (STARTER, starter, 0),
 )
 
@@ -69,7 +69,7 @@ def sources(folders: Sequence[str | Path] = ()) -> list[Source]:
     """The table as it stands now, with `folders` besides; each folder once."""
     found: dict[str, Source] = {}
     for name, listed, depth in SOURCES:
-        given = [_given(folder) for folder in folders] if name == "model-dir" else []
+        given = [_given(folder) for folder in folders] if name == MODEL_DIR else []
         for folder in (*given, *listed()):
             found.setdefault(os.path.realpath(folder), Source(name, folder, depth))
     return list(found.values())

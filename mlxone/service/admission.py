@@ -39,7 +39,8 @@ def check_possible(model: Model) -> None:
             f"{model.name} needs {needed / 1e9:.1f} GB and {machine.name} has {there:.1f} GB",
             hint=f"`mlxone fit {model.name} --best` says how many bits would fit",
         )
-    limit_memory(machine.usable_bytes)
+    # Between what should be used and what there is, it is the user's own risk.
+    limit_memory(max(machine.usable_bytes, needed))
 
 
 def _attainable(machine: Machine) -> int:

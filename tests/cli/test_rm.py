@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import sys
 from pathlib import Path
 
@@ -99,7 +100,7 @@ def test_so_can_the_rest_of_a_first_download(mlxone):
     folder = places.hf_cache() / "models--org--part" / "blobs"
     folder.mkdir(parents=True)
     (folder / "x.incomplete").write_bytes(b"123")
-    assert mlxone("rm", "org/part", "--yes").out == "3 B came free\n"
+    assert mlxone("rm", "org/part", "--yes").out == "org/part in huggingface: 3 B came free\n"
     assert not folder.parent.exists()
     assert mlxone("rm", "org/part", "--yes").code == 3
 
@@ -136,7 +137,7 @@ def test_one_quantization_goes_alone(mlxone):
     repo = quants()
     snapshot = repo.folder / "snapshots" / commit(1)
     result = mlxone("rm", "org/quants/m-Q4_0", "--yes")
-    assert (result.code, result.out) == (0, "4 B came free\n")
+    assert (result.code, result.out) == (0, "org/quants/m-Q4_0 in huggingface: 4 B came free\n")
     assert contents(snapshot) == {"m-Q8_0.gguf": b"eight bits"}
     assert len(repo.blobs) == 1
     assert by_the_client(places.hf_cache()).warnings == []
@@ -177,7 +178,7 @@ def test_a_first_download_that_was_cut_off_answers_to_every_name_of_it(mlxone, n
     blobs = snapshots.repo_folder(SHORT_NAMES["gemma4:12b"]) / "blobs"
     blobs.mkdir(parents=True)
     (blobs / "x.incomplete").write_bytes(b"123")
-    assert mlxone("rm", named, "--yes").out == "3 B came free\n"
+    assert mlxone("rm", named, "--yes").out.endswith("in huggingface: 3 B came free\n")
     assert not blobs.parent.exists()
 
 
@@ -198,3 +199,42 @@ def test_a_disk_that_refuses_is_named(mlxone, monkeypatch):
     assert (result.code, repo.folder.exists()) == (9, True)
     assert f"{repo.folder}: Permission denied" in result.err
     assert "the rest was deleted" not in result.err
+
+
+def test_an_id_never_means_its_neighbour(mlxone):
+    kept = cached("org/Llama-3.2-1B-4bit", "Qwen3.5-4B")
+    gone = cached("org/Llama-3.2-1B", "Qwen3.5-4B")
+    assert mlxone("rm", "ORG/llama-3.2-1b", "--yes").code == 0
+    assert not gone.exists()
+    again = mlxone("rm", "org/Llama-3.2-1B", "--yes")
+    assert (again.code, kept.exists()) == (3, True)
+    assert "org/Llama-3.2-1B-4bit" in again.err
+    assert mlxone("rm", "3.2-1B-4bit", "--yes").out.startswith("org/Llama-3.2-1B-4bit in huggingface: ")
+
+
+def test_a_gguf_file_takes_no_neighbour_along(mlxone, tmp_path):
+    folder = write_model(tmp_path / "both", "Qwen3.5-4B")
+    (folder / "m-Q4_0.gguf").write_bytes(b"four")
+    assert mlxone("rm", str(folder / "m-Q4_0.gguf"), "--yes").code == 0
+    left = {path.name for path in folder.iterdir()}
+    assert {"config.json", "model.safetensors"} <= left and "m-Q4_0.gguf" not in left
+
+
+def test_a_repo_that_is_being_fetched_stays(mlxone):
+    folder = cached("org/busy", "Qwen3.5-4B")
+    locks = places.hf_cache() / ".locks" / "models--org--busy"
+    locks.mkdir(parents=True)
+    with (locks / "abc.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        result = mlxone("rm", "org/busy", "--yes")
+        assert (result.code, folder.exists()) == (9, True) and "being downloaded" in result.err
+    assert mlxone("rm", "org/busy", "--yes").code == 0
+
+
+def test_in_a_folder_of_ones_own_a_readme_is_ones_own(mlxone, monkeypatch, tmp_path):
+    folder = write_model(tmp_path / "models" / "mine", "Qwen3.5-4B")
+    for name in ("README.md", "LICENSE", "modeling_mine.py"):
+        (folder / name).write_text("by hand")
+    monkeypatch.setenv("MLXONE_MODEL_DIR", str(tmp_path / "models"))
+    assert mlxone("rm", "mine", "--yes").code == 0
+    assert {path.name for path in folder.iterdir()} == {"README.md", "LICENSE", "modeling_mine.py"}

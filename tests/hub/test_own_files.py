@@ -9,6 +9,7 @@ import pytest
 
 from mlxone.formats.shards import INDEX
 from mlxone.hub.own_files import own_files
+from tests.sparse import write_model
 
 
 def own(folder: Path, *names: str, published: bool = True) -> set[str]:
@@ -66,3 +67,28 @@ def test_folders(tmp_path):
 def test_what_makes_it_a_model_comes_first(tmp_path):
     own(tmp_path, "added_tokens.json", "config.json", "model.safetensors")
     assert own_files(tmp_path, published=False)[0].name == "config.json"
+
+
+# What lies beside a model and is not its own ---------------------------------------------------
+
+
+def test_a_persons_cache_is_no_note_of_a_download(tmp_path: Path):
+    folder = write_model(tmp_path / "home", "Qwen3.5-4B")
+    inner = folder / ".cache" / "huggingface"
+    (inner / "hub" / "datasets--me--d").mkdir(parents=True)
+    (inner / "token").write_text("secret")
+    assert folder / ".cache" not in own_files(folder, published=True)
+    other = write_model(tmp_path / "download", "Qwen3.5-4B")
+    (other / ".cache" / "huggingface" / "download").mkdir(parents=True)
+    assert other / ".cache" in own_files(other, published=False)
+    elsewhere = write_model(tmp_path / "linked", "Qwen3.5-4B")
+    (elsewhere / ".cache").symlink_to(other / ".cache")
+    assert elsewhere / ".cache" not in own_files(elsewhere, published=True)
+
+
+def test_a_folder_is_no_weight_whatever_an_index_says(tmp_path: Path):
+    folder = write_model(tmp_path / "m", "Qwen3.5-4B")
+    (folder / "work.safetensors").mkdir()
+    (folder / "work.safetensors" / "thesis.txt").write_text("mine")
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "work.safetensors"}}')
+    assert folder / "work.safetensors" not in own_files(folder, published=True)

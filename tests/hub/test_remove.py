@@ -91,7 +91,7 @@ def test_of_a_repo_that_cannot_be_read_in_full_no_single_revision_goes(cache, re
 
 def test_of_a_folder_only_the_models_own_files_go(tmp_path):
     folder = fill(tmp_path / "model", *OLD, "README.md", "additional_chat_templates/a.jinja", "notes.txt")
-    fill(folder, "train.py", "src/config.json", ".cache/huggingface/x")
+    fill(folder, "train.py", "src/config.json", ".cache/huggingface/download/x")
     what = remove.removal(entry(folder))
     assert [path.name for path in what.stays] == ["notes.txt", "src", "train.py"]
     size, before = what.size_bytes, bytes_on_disk(folder)
