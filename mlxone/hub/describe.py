@@ -17,10 +17,11 @@ from mlxone.core.errors import MlxoneError, StorageError
 from mlxone.core.facts import ModelFacts
 from mlxone.formats.config import Config, read_json
 from mlxone.formats.gguf import Header, check_header
+from mlxone.formats.safetensors import FLOATS
 from mlxone.formats.shards import INDEX
 from mlxone.hub.entry import GGUF_SUPPORT, INCOMPLETE, Entry
 from mlxone.hub.facts import read_facts
-from mlxone.hub.gguf_facts import FLOATS, gguf_facts
+from mlxone.hub.gguf_facts import gguf_facts
 from mlxone.hub.traits import Traits, is_drafter, read_traits, said_by_templates
 
 LONGEST_PROBLEM = 300

@@ -77,13 +77,15 @@ def text_config(config: Config) -> Config:
 
 def kv_config_of(value: object, source: str) -> dict[int, tuple[int, int]]:
     """Layer -> (bits, group size), as mlx-optiq writes it beside a model."""
+    wrong = DamagedModel(f"{source} is not a list of layer_idx, bits and group_size")
+    if not isinstance(value, list):
+        raise wrong
     try:
-        rows = list(value)  # type: ignore[call-overload]
-        found = {int(row["layer_idx"]): (int(row["bits"]), int(row.get("group_size", 64))) for row in rows}
+        found = {int(row["layer_idx"]): (int(row["bits"]), int(row.get("group_size", 64))) for row in value}
     except (TypeError, KeyError, ValueError, AttributeError, OverflowError):
-        found = {-1: (0, 0)}
+        raise wrong from None
     if any(bits not in BITS or group not in KV_GROUPS for bits, group in found.values()):
-        raise DamagedModel(f"{source} is not a list of layer_idx, bits and group_size")
+        raise wrong
     return found
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from mlxone.core.errors import DamagedModel
 from mlxone.core.facts import LayerFacts, ModelFacts
 from mlxone.formats.gguf import Header, check_header, shown
+from mlxone.formats.safetensors import FLOATS
 
 MAX_LAYERS = 10_000
-FLOATS = ("F32", "F16", "BF16")
 EMBEDDING, HEAD = "token_embd.weight", "output.weight"
 
 

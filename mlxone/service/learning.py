@@ -74,10 +74,11 @@ def calibrate(model: Model, progress: Callable[[int, int], None] = lambda done, 
         for number, stats in enumerate(runs):
             # The first round's speed, where no chip's is known; the others correct it to the middle.
             _learn(store, model, stats, ("decode_tps", "prefill_tps", "transient"), forced=not number)
+    facts, form = _facts(model)
     return Learned(
         median(s.decode_tps for s in runs),
         median(s.prefill_tps for s in runs),
-        round(median(_transient(s, *_facts(model)) for s in runs)),
+        round(median(_transient(s, facts, form) for s in runs)),
         prompt + TOKENS,
     )
 
