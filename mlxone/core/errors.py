@@ -6,6 +6,8 @@ One place prints it for the terminal (`cli/main.py`), one per protocol for the w
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 # The way out of most damage; it reads what is there, and fetches only what is wrong.
 DOWNLOAD_AGAIN = "download the model again with `mlxone get --verify`"
 
@@ -17,10 +19,20 @@ class MlxoneError(Exception):
     exit_code = 70
     status = 500
 
-    def __init__(self, message: str, *, hint: str = "") -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str = "",
+        param: str | None = None,
+        details: Mapping[str, int] | None = None,
+    ) -> None:
+        """`param` is the path of the field at fault, `details` the numbers behind the message."""
         super().__init__(message)
         self.message = message
         self.hint = hint
+        self.param = param
+        self.details = dict(details or {})
 
     def __str__(self) -> str:
         return f"{self.message} ({self.hint})" if self.hint else self.message
@@ -72,6 +84,37 @@ class OutOfMemory(MlxoneError):
     code, exit_code, status = "memory", 10, 507
 
 
+class ModelOverBudget(OutOfMemory):
+    """A model that a server may not load: with what it must keep, it would not fit."""
+
+    code, status = "model_over_budget", 400
+
+
+class Overloaded(MlxoneError):
+    """More is asked at once than may wait. `retry_after` is in seconds."""
+
+    code, exit_code, status = "overloaded", 13, 429
+    retry_after = 1.0
+
+
+class ShuttingDown(MlxoneError):
+    """No new work: the server is on its way out."""
+
+    code, exit_code, status = "shutting_down", 13, 503
+
+
+class TimedOut(MlxoneError):
+    """No new token for as long as the operator allows."""
+
+    code, exit_code, status = "timeout", 13, 504
+
+
+class NotPermitted(MlxoneError):
+    """What the operator did not allow clients to do."""
+
+    code, exit_code, status = "not_permitted", 13, 403
+
+
 class TemplateError(MlxoneError):
     """A chat template that does not parse, or refuses the conversation."""
 
@@ -99,6 +142,7 @@ EXIT_CODES: dict[int, str] = {
     OutOfMemory.exit_code: "not enough memory",
     TemplateError.exit_code: "chat template does not parse or raises",
     BackendMissing.exit_code: "MLX cannot run here",
+    Overloaded.exit_code: "a server would not answer now, or not this",
     MlxoneError.exit_code: "internal error (a bug of ours)",
     130: "interrupted with Ctrl-C",
     141: "the reader of our output went away",

@@ -58,6 +58,7 @@ class ChatRequest:
     text: str | None = None  # no template; special tokens in it are honoured
     ids: tuple[int, ...] | None = None
     sampling: Sampling = Sampling()
+    wishes: Mapping[str, Any] = field(default_factory=dict)  # sampling values a client gave, before defaults
     max_tokens: int | None = None  # None: to the end of the context
     stop: tuple[str, ...] = ()
     logprobs: int | None = None  # how many alternatives to report; None reports nothing
@@ -66,6 +67,19 @@ class ChatRequest:
     prefill_step: int = 2048
     thinking: bool | None = None  # None: what the template does by itself
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    borders: tuple[int, ...] = ()  # places in the prompt, in tokens, where other prompts may part from it
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a client of a server wants, in no dialect: which model, and so many answers to each prompt.
+
+    Answers are numbered prompt by prompt: choice c of prompt p is number p * choices + c.
+    """
+
+    model: str | None  # as the client wrote it
+    requests: tuple[ChatRequest, ...]
+    choices: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,10 +13,16 @@ def test_the_hint_follows_the_message():
     assert str(errors.ModelNotFound("no model 'x'")) == "no model 'x'"
 
 
-@pytest.mark.parametrize("field", ["code", "exit_code"])
-def test_each_error_has_its_own(field: str):
-    values = [getattr(c, field) for c in FAMILY]
+def test_each_error_has_its_own_code():
+    values = [c.code for c in FAMILY]
     assert len(set(values)) == len(values) > 10
+
+
+def test_those_that_end_a_command_have_their_own_exit_code():
+    for_clients = {errors.Overloaded, errors.ShuttingDown, errors.TimedOut, errors.NotPermitted}
+    kinds = [c for c in FAMILY if c not in for_clients and c is not errors.ModelOverBudget]
+    assert len({c.exit_code for c in kinds}) == len(kinds)
+    assert {c.exit_code for c in for_clients} == {13}
 
 
 def test_every_exit_code_is_in_the_table_and_every_row_is_used():

@@ -1,0 +1,35 @@
+"""Failures that only HTTP knows; everything else is of `core.errors`."""
+
+from __future__ import annotations
+
+from mlxone.core.errors import MlxoneError
+
+
+class HttpError(MlxoneError):
+    """A request that cannot be taken as it came."""
+
+    code, exit_code, status = "bad_request", 13, 400
+
+
+class Unauthorized(HttpError):
+    code, status = "unauthorized", 401
+
+
+class Forbidden(HttpError):
+    code, status = "forbidden", 403
+
+
+class NoSuchRoute(HttpError):
+    code, status = "not_found", 404
+
+
+class NotThisMethod(HttpError):
+    code, status = "method_not_allowed", 405
+
+
+class TooSlow(HttpError):
+    code, status = "request_timeout", 408
+
+
+class TooLarge(HttpError):
+    code, status = "too_large", 413
