@@ -30,7 +30,7 @@ class Props:
 
 
 class Answers:
-    """The events of all answers to one request, each with its number; each ends in exactly one terminal event.
+    """The events of all answers to one request, numbered; each ends in one terminal event.
 
     Leaving early (`aclose`, or the context manager) cancels within one step.
     """

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import pytest
-
 from mlxone.core import errors
 from mlxone.core.errors import EXIT_CODES, MlxoneError
 
