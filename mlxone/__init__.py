@@ -23,6 +23,8 @@ _HOMES = {
     "Stats": "mlxone.core.words",
     "Token": "mlxone.core.words",
     "Registry": "mlxone.service.registry",
+    "load_context": "mlxone.service.embedded",
+    "create_server": "mlxone.server.serving",
     "fit": "mlxone.service.fitting",
     "sku_matrix": "mlxone.service.fitting",
     "FitReport": "mlxone.fitting.report",
@@ -44,10 +46,12 @@ __all__ = [
     "Token",
     "TopLogprob",
     "__version__",
+    "create_server",
     "fit",
     "generate",
     "generate_async",
     "load",
+    "load_context",
     "sku_matrix",
 ]
 
@@ -56,6 +60,8 @@ if TYPE_CHECKING:
     from mlxone.core.facts import ModelFacts
     from mlxone.core.words import Message, Sampling, Stats, Token, TopLogprob
     from mlxone.fitting.report import FitReport
+    from mlxone.server.serving import create_server
+    from mlxone.service.embedded import load_context
     from mlxone.service.fitting import fit, sku_matrix
     from mlxone.service.generation import AsyncGeneration, Generation, generate, generate_async
     from mlxone.service.loading import load

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import codecs
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from mlxone.core.words import ChatRequest, Event, Failed, Finished, FinishReason, Progress, Stats, Token
+from mlxone.core.errors import NotPermitted, UsageError
+from mlxone.core.words import (
+    Asked,
+    ChatRequest,
+    Event,
+    Failed,
+    Finished,
+    FinishReason,
+    Progress,
+    Stats,
+    Token,
+)
+from mlxone.service.context import Answers, Context, Props
+from mlxone.service.figures import Figures, ModelCard
 
 EOS, BOS = 256, 257
 
@@ -107,3 +121,111 @@ def _prompt(model: ScriptedModel, request: ChatRequest) -> Sequence[int]:
     if request.text is not None:
         return model.tokenizer.encode(request.text, add_special=True)
     return model.tokenizer.encode("\n".join(str(m.content) for m in request.messages or ()))
+
+
+Step = tuple[int, Event] | Exception | asyncio.Event
+
+
+class FakeAnswers(Answers):
+    """The script's events; an Event of asyncio is waited for, an exception raised."""
+
+    def __init__(self, model: str, script: Sequence[Step]) -> None:
+        self.model, self.closed, self.given = model, 0, 0
+        self._steps = iter(script)
+
+    def __aiter__(self) -> FakeAnswers:
+        return self
+
+    async def __anext__(self) -> tuple[int, Event]:
+        if self.closed:
+            raise StopAsyncIteration
+        for step in self._steps:
+            if isinstance(step, Exception):
+                raise step
+            if isinstance(step, tuple):
+                self.given += 1
+                return step
+            await step.wait()
+        raise StopAsyncIteration
+
+    async def aclose(self) -> None:
+        self.closed += 1
+
+    async def __aenter__(self) -> FakeAnswers:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+
+class FakeContext(Context):
+    """A context without models: what it was asked is in `asked`, what it gave in `gave`."""
+
+    def __init__(
+        self, script: Sequence[Step] = (), *, model: str = "org/fake", refusal: Exception | None = None
+    ) -> None:
+        self.script, self.model, self.refusal = script, model, refusal
+        self.asked: list[Asked] = []
+        self.gave: list[FakeAnswers] = []
+        self.may_manage = False
+        self.starting: asyncio.Event | None = None  # what `start` waits for
+        self.start_fails: Exception | None = None
+        self.graces: list[float] = []  # of each `close`
+
+    async def start(self) -> None:
+        if self.starting is not None:
+            await self.starting.wait()
+        if self.start_fails is not None:
+            raise self.start_fails
+
+    async def close(self, grace: float = 0.0) -> None:
+        self.graces.append(grace)
+
+    async def answer(self, asked: Asked) -> FakeAnswers:
+        self.asked.append(asked)
+        if self.refusal is not None:
+            raise self.refusal
+        self.gave.append(FakeAnswers(self.model, self.script))
+        return self.gave[-1]
+
+    def models(self) -> list[ModelCard]:
+        return [ModelCard(self.model, 1_700_000_000, 4096, 1_000, loaded=True)]
+
+    async def refresh(self) -> list[ModelCard]:
+        return self.models()
+
+    async def load(self, name: str) -> ModelCard:
+        if not self.may_manage:
+            raise NotPermitted("models may not be loaded by requests", hint="start with --allow-manage")
+        return ModelCard(name, 1_700_000_000, loaded=True)
+
+    async def unload(self, name: str) -> ModelCard:
+        return replace(await self.load(name), loaded=False)
+
+    async def tokenize(self, model: str | None, text: str, *, add_special: bool = False) -> list[int]:
+        return ByteTokenizer().encode(text, add_special=add_special)
+
+    async def detokenize(self, model: str | None, ids: Sequence[int]) -> str:
+        return ByteTokenizer().decode(self._checked(ids))
+
+    async def token_texts(self, model: str | None, ids: Sequence[int]) -> list[str]:
+        return [ByteTokenizer().token_text(id) for id in self._checked(ids)]
+
+    def _checked(self, ids: Sequence[int]) -> Sequence[int]:
+        for id in ids:
+            if id >= ByteTokenizer.vocab_size:
+                raise UsageError(f"{id} is no token of {self.model}")
+        return ids
+
+    async def props(self, model: str | None = None) -> Props:
+        return Props(model or self.model, 4096, "{{ messages }}", "<s>", "</s>", {"temperature": 0.7})
+
+    def figures(self) -> Figures:
+        return Figures("embedded", self.model, 1_700_000_000.0, (self.model,))
+
+
+def spoken(text: str, *, choice: int = 0, prompt: int = 5, reason: FinishReason = "stop") -> list[Step]:
+    """An answer that says the text, one letter a token."""
+    tokens = [(choice, Token(ord(letter), index, letter)) for index, letter in enumerate(text)]
+    stats = Stats(prompt, 0, len(text), 1.0, 10.0 * len(text), finish_reason=reason)
+    return [(choice, Progress(prompt, prompt)), *tokens, (choice, Finished(stats))]

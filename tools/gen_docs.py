@@ -1,4 +1,4 @@
-"""Writes docs/cli.md and docs/exit-codes.md from the program itself; `--check` only compares.
+"""Writes docs/cli.md, docs/exit-codes.md and the settings in docs/server.md from the program itself.
 
 python tools/gen_docs.py          write the pages
 python tools/gen_docs.py --check  exit 1 if they are not what would be written
@@ -16,15 +16,24 @@ import click
 from mlxone.cli.chat_commands import COMMANDS, KEYS
 from mlxone.cli.flags import sections
 from mlxone.cli.group import VERBS, group
+from mlxone.cli.later_flags import LATER
+from mlxone.cli.serve_values import variable
 from mlxone.core.errors import EXIT_CODES
-from mlxone.core.settings import SETTINGS, Setting
+from mlxone.core.settings import SERVE_SETTINGS, SETTINGS, Setting
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 HEAD = "<!-- Written by tools/gen_docs.py. Change the program, then run it. -->\n"
+BEGIN, END = "<!-- {}: written by tools/gen_docs.py -->\n", "<!-- end -->\n"
 
 
 def pages() -> dict[str, str]:
-    return {"cli.md": cli_page(), "exit-codes.md": exit_codes_page()}
+    return {"cli.md": cli_page(), "exit-codes.md": exit_codes_page(), "server.md": server_page()}
+
+
+def server_page() -> str:
+    """Written by hand but for two tables."""
+    text = _current(DOCS / "server.md")
+    return _filled(_filled(text, "settings", _serve_settings()), "later", _later_flags())
 
 
 def cli_page() -> str:
@@ -83,6 +92,37 @@ def _settings_text() -> str:
 def _setting_row(setting: Setting) -> tuple[str, ...]:
     default = "–" if setting.default is None else f"{setting.default:g}"
     return (f"`{setting.name}`", default, setting.run_default, setting.range, setting.help)
+
+
+def _serve_settings() -> str:
+    head = ("flag", "variable", "default", "range", "meaning")
+    rows = (
+        (
+            f"`{setting.flag}`",
+            f"`{variable(setting)}`",
+            setting.run_default,
+            "" if setting.choices else setting.range,  # the meaning names them
+            setting.help,
+        )
+        for setting in SERVE_SETTINGS
+    )
+    return _table(head, rows)
+
+
+def _later_flags() -> str:
+    reasons: dict[str, list[str]] = {}
+    for name, reason in LATER.items():
+        reasons.setdefault(reason, []).append(f"`{name}`")
+    return _table(("flags", "until then"), ((", ".join(names), reason) for reason, names in reasons.items()))
+
+
+def _filled(text: str, name: str, table: str) -> str:
+    """The text with the table between the marks of that name."""
+    before, mark, rest = text.partition(BEGIN.format(name))
+    old, end, after = rest.partition(END)
+    if not end:
+        raise ValueError(f"docs/server.md lacks the marks of {name!r}")
+    return before + mark + table + end + after
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -1,4 +1,4 @@
-"""The flags of `run`: those of the settings table by generation, the rest by hand."""
+"""Flags: those of the settings table by generation, and how each kind of value is read."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Any
 
 import click
 
+from mlxone.cli.sizes import read_size
 from mlxone.core.errors import UsageError
-from mlxone.core.settings import SETTINGS, Setting, check
+from mlxone.core.settings import SETTINGS, Setting, check_value
 
 _KIND_NAMES: dict[Any, tuple[str, str]] = {int: ("N", "a whole number"), float: ("X", "a number")}
 
@@ -48,28 +49,42 @@ def flag(section: str, names: str, help: str, metavar: str | None = None, **kwar
     return Flag(names.split(), section=section, help=help, metavar=metavar, **kwargs)
 
 
-def setting_flags(section_of: Mapping[str, str], otherwise: str) -> Iterable[Flag]:
+def setting_flags(
+    section_of: Mapping[str, str], otherwise: str, settings: Iterable[Setting] = SETTINGS
+) -> Iterable[Flag]:
     """One flag per row of the settings table."""
-    for setting in SETTINGS:
-        metavar = _KIND_NAMES[setting.kind][0]
+    for setting in settings:
         default = f" [{setting.run_default}]" if setting.run_default else ""
+        how: dict[str, Any] = {"type": _reader(setting), "multiple": setting.many}
+        if setting.kind is bool and not setting.metavar:
+            how = {"is_flag": True, "default": None}
         yield Flag(
             [setting.flag, *setting.aliases, setting.name],
             section=section_of.get(setting.name, otherwise),
-            metavar=metavar,
+            metavar=None if "is_flag" in how else setting.metavar or _KIND_NAMES[setting.kind][0],
             help=setting.help + default,
-            type=_reader(setting),
+            **how,
         )
 
 
-def _reader(setting: Setting) -> Callable[[str], Any]:
-    def read(text: str) -> Any:
+def read_setting(setting: Setting, text: str, shown_as: str) -> Any:
+    """The value of a row of the table, from the text that stands at `shown_as`."""
+    if setting.kind is bool:
+        return read_truth(shown_as)(text)
+    if setting.metavar == "GB":
+        value = read_size(text, shown_as) / 1e9
+    else:
         try:
             value = setting.kind(text)
         except ValueError:
             what = _KIND_NAMES[setting.kind][1]
-            raise UsageError(f"{setting.flag} takes {what}, not {text!r}") from None
-        return check(setting.name, value, shown_as=setting.flag)
+            raise UsageError(f"{shown_as} takes {what}, not {text!r}") from None
+    return check_value(setting, value, shown_as=shown_as)
+
+
+def _reader(setting: Setting) -> Callable[[str], Any]:
+    def read(text: str) -> Any:
+        return read_setting(setting, text, setting.flag)
 
     return read
 

@@ -20,6 +20,7 @@ class Verb:
 
 VERBS: dict[str, Verb] = {
     "run": Verb("mlxone.cli.run", "Answer a prompt, or chat at a terminal."),
+    "serve": Verb("mlxone.cli.serve", "Serve models over HTTP, as OpenAI's clients expect it."),
     "get": Verb("mlxone.cli.get", "Download a model from the Hub, or refresh it."),
     "search": Verb("mlxone.cli.search", "Search the Hub for models, those made for MLX first."),
     "ls": Verb("mlxone.cli.ls", "List the models on this machine."),
@@ -39,6 +40,7 @@ mlxone runs language models on Apple's MLX.
   mlxone run "Name the capital of France."     one answer
   cat notes.txt | mlxone run "Summarise:"      about a text
   mlxone run                                   a chat
+  mlxone serve                                 the same for programs, over HTTP
   mlxone get gemma4                            a larger model
   mlxone ls                                    what is here
   mlxone fit gemma4:12b                        whether another one fits

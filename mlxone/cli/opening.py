@@ -1,11 +1,11 @@
-"""From the model a user named to a loaded one: asks, downloads and says what is going on."""
+"""From the model a user named to one on this machine, or a loaded one: asks, downloads, says what goes on."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from mlxone.cli import terminal
 from mlxone.cli.sizes import in_words
@@ -13,20 +13,35 @@ from mlxone.cli.terminal import StatusLine
 from mlxone.core.errors import ModelNotFound
 
 if TYPE_CHECKING:
+    from mlxone.hub.find import Found
     from mlxone.hub.repo import Plan
     from mlxone.service.model import Model
+
+T = TypeVar("T")
 
 
 def open_model(
     query: str, *, chat_template: Path | None = None, pull: bool = False, quiet: bool = False
 ) -> Model:
+    return _offering(query, lambda: _load(query, chat_template, quiet), pull=pull, quiet=quiet)
+
+
+def find_model(query: str, *, folders: Sequence[str] = (), pull: bool = False, quiet: bool = False) -> Found:
+    """Where it is, without loading it."""
+    from mlxone.hub import find
+
+    return _offering(query, lambda: find.find(query, folders), pull=pull, quiet=quiet)
+
+
+def _offering(query: str, attempt: Callable[[], T], *, pull: bool, quiet: bool) -> T:
+    """Tries once more after a download, where the model is missing and one is wanted."""
     from mlxone.hub import find
     from mlxone.hub.starter import STARTER
 
     if query == STARTER:
         _fetch_starter(quiet)
     try:
-        return _load(query, chat_template, quiet)
+        return attempt()
     except ModelNotFound:
         name, _, revision = query.partition("@")
         repo = find.repo_for(name)
@@ -34,7 +49,7 @@ def open_model(
             raise
         if not download(repo, revision=revision or None, quiet=quiet, ask=not pull):
             raise
-    return _load(query, chat_template, quiet)
+    return attempt()
 
 
 def download(

@@ -102,6 +102,7 @@ class Token:
     text: str
     logprob: float | None = None
     top_logprobs: tuple[TopLogprob, ...] | None = None
+    piece: str | None = None  # what this token alone reads; told where log-probabilities are
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ token alone, then one token at a time.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 
 from mlxone.backend.arrays import check_memory, lock, mx, on_stream
 from mlxone.core.words import Progress
@@ -18,16 +18,22 @@ from mlxone.models.decoder import Decoder
 CLEAN_EVERY = 256
 
 
-def prefill(decoder: Decoder, row: Row, step: int) -> Generator[Progress, None, None]:
-    """Reads all but the prompt's last token, `step` at a time.
+def prefill(
+    decoder: Decoder, row: Row, step: int, stops: Sequence[int] = ()
+) -> Generator[Progress, None, None]:
+    """Reads all but the prompt's last token, `step` at a time, and pauses at each of `row.stops(…)`.
+
+    What Progress says is read is in the state by then: at a stop it may be kept.
 
     A chunk is submitted a few layers at a time, and the next one when it is done, so that no more
     than a few layers' transients are in memory. The device waits for less than 1 % of a chunk.
     """
     total = len(row.ids)
+    ends = sorted({*stops, total - 1})
     try:
-        while (left := len(row.unread)) > 1:
-            chunk = row.unread[: min(step, left - 1)]
+        while (read := len(row.fed)) < total - 1:
+            end = next(end for end in ends if end > read)
+            chunk = row.ids[read : min(read + step, end)]
             with lock, on_stream():
                 row.check()
                 decoder.hidden(mx.array([chunk]), row.state, paced=True)

@@ -68,6 +68,15 @@ class Row:
         """Prompt tokens that are not in the state yet."""
         return self.ids[len(self.fed) :]
 
+    def stops(self, borders: Sequence[int]) -> list[int]:
+        """Where reading has to pause for the state to be kept: the prompt's end, and where others may part.
+
+        A state that can be cut gives any beginning later on, so its chunks stay as they are.
+        """
+        end = len(self.ids) - 1
+        wanted = () if self.state.cuttable else borders
+        return sorted({stop for stop in (*wanted, end) if len(self.fed) < stop <= end})
+
     def check(self) -> None:
         if self.let_go:
             raise UsageError(

@@ -2,7 +2,8 @@
 
 A GPU that runs out of memory ends the process and cannot be caught, so what would not fit is
 refused beforehand. All requests in flight count together: their layer states in full, and the
-transients of the longest. Arithmetic only; no lock is held longer than a few sums.
+transients of the longest. What else shares the budget (other models, kept prompts) is one number that
+is asked for. Arithmetic only; no lock is held longer than a few sums.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ class Refusal:
     needed_bytes: int
     budget_bytes: int
     max_context: int  # what one request of this many rows may have in all, beside those in flight
-    can_wait: bool  # it would fit once others have finished
+    can_wait: bool  # it would fit once others have finished, here and elsewhere
 
     def __bool__(self) -> bool:
         return False
@@ -69,26 +70,64 @@ class _Load:
         return _Load(max(self.context, other.context), self.rows + other.rows, self.kv_bytes + other.kv_bytes)
 
 
+def _nothing() -> int:
+    return 0
+
+
 class Admission:
-    def __init__(self, case: Case, budget: int, work: Work | None = None) -> None:
-        """`work` says how prompts are read and keys kept; its context and rows are each request's own."""
+    def __init__(
+        self,
+        case: Case,
+        budget: int,
+        work: Work | None = None,
+        *,
+        elsewhere: Callable[[], int] = _nothing,
+        lock: threading.RLock | None = None,
+    ) -> None:
+        """`work` says how prompts are read and keys kept; its context and rows are each request's own.
+
+        `elsewhere` is what is promised of the same budget outside this admission. Those who ask each
+        other share one `lock`.
+        """
         self.case, self.budget = case, budget
         self._work = work or Work()
+        self._elsewhere = elsewhere
         self._tickets: set[Ticket] = set()
-        self._lock = threading.Lock()
+        self._lock = lock or threading.RLock()
 
     def admit(self, prompt_tokens: int, max_tokens: int, rows: int = 1) -> Ticket | Refusal:
-        if prompt_tokens < 0 or max_tokens < 0 or rows < 1:
-            raise UsageError(f"no such request: {prompt_tokens} and {max_tokens} tokens in {rows} rows")
-        context, limit = prompt_tokens + max_tokens, self.case.facts.context_length
-        asked = self._load(context, rows)
+        _check(prompt_tokens, max_tokens, rows)
+        asked = self._load(prompt_tokens + max_tokens, rows)
         with self._lock:
-            held = self._held()
-            if self._total(held + asked) <= self.budget and (limit is None or context <= limit):
+            held, beside = self._held(), self._elsewhere()
+            if self._fits(held + asked, beside):
                 ticket = Ticket(asked, self._take_back)
                 self._tickets.add(ticket)
                 return ticket
-        return self._refusal(prompt_tokens, max_tokens, asked, held)
+        return self._refusal(prompt_tokens, max_tokens, asked, held, beside)
+
+    def extend(self, ticket: Ticket, tokens: int) -> Ticket | Refusal:
+        """So many tokens more for each row of a ticket in flight; refused, it stays as it was."""
+        _check(ticket.context, tokens, ticket.rows)
+        asked = self._load(ticket.context + tokens, ticket.rows)
+        with self._lock:
+            held, beside = self._held(without=ticket), self._elsewhere()
+            if self._fits(held + asked, beside):
+                ticket.context, ticket.kv_bytes = asked.context, asked.kv_bytes
+                return ticket
+        return self._refusal(ticket.context, tokens, asked, held, beside)
+
+    def never(self, prompt_tokens: int, max_tokens: int, rows: int = 1) -> Refusal | None:
+        """Why such a request is refused however long it waits; None where it may come in some day."""
+        _check(prompt_tokens, max_tokens, rows)
+        asked = self._load(prompt_tokens + max_tokens, rows)
+        if self._fits(asked, 0):
+            return None
+        return self._refusal(prompt_tokens, max_tokens, asked, _Load(), 0)
+
+    def longest(self, rows: int = 1) -> int:
+        """The longest context with nothing else in memory; 0 where not even the weights fit."""
+        return self._longest(rows, _Load(), 0)
 
     @property
     def in_flight(self) -> int:
@@ -105,19 +144,26 @@ class Admission:
         with self._lock:
             self._tickets.discard(ticket)
 
-    def _held(self) -> _Load:
-        return sum((_Load(t.context, t.rows, t.kv_bytes) for t in self._tickets), _Load())
+    def _held(self, without: Ticket | None = None) -> _Load:
+        loads = (_Load(t.context, t.rows, t.kv_bytes) for t in self._tickets if t is not without)
+        return sum(loads, _Load())
 
     def _load(self, context: int, rows: int) -> _Load:
         return _Load(context, rows, self.case.needs(replace(self._work, context=context, rows=rows)).kv_bytes)
+
+    def _fits(self, load: _Load, beside: int) -> bool:
+        limit = self.case.facts.context_length
+        return self._total(load) + beside <= self.budget and (limit is None or load.context <= limit)
 
     def _total(self, load: _Load) -> int:
         needs = self.case.needs(replace(self._work, context=load.context, rows=load.rows))
         return needs.weights_bytes + load.kv_bytes + (needs.transient_bytes if load.rows else 0)
 
-    def _refusal(self, prompt_tokens: int, max_tokens: int, asked: _Load, held: _Load) -> Refusal:
-        limit, needed = self.case.facts.context_length, self._total(held + asked)
-        longest = self._longest(asked.rows, held)
+    def _refusal(
+        self, prompt_tokens: int, max_tokens: int, asked: _Load, held: _Load, beside: int
+    ) -> Refusal:
+        limit, needed = self.case.facts.context_length, self._total(held + asked) + beside
+        longest = self._longest(asked.rows, held, beside)
         words = f"{prompt_tokens:,} prompt tokens and up to {max_tokens:,} more"
         if limit is not None and asked.context > limit:
             reason, can_wait = f"{words} are beyond the model's context of {limit:,}", False
@@ -131,10 +177,15 @@ class Admission:
             )
         return Refusal(reason, needed, self.budget, longest, can_wait)
 
-    def _longest(self, rows: int, held: _Load) -> int:
+    def _longest(self, rows: int, held: _Load, beside: int) -> int:
         low, high = 0, (self.case.facts.context_length or LONGEST) + 1
         while low < high - 1:
             middle = (low + high) // 2
-            fits = self._total(held + self._load(middle, rows)) <= self.budget
+            fits = self._total(held + self._load(middle, rows)) + beside <= self.budget
             low, high = (middle, high) if fits else (low, middle)
         return low
+
+
+def _check(prompt_tokens: int, max_tokens: int, rows: int) -> None:
+    if prompt_tokens < 0 or max_tokens < 0 or rows < 1:
+        raise UsageError(f"no such request: {prompt_tokens} and {max_tokens} tokens in {rows} rows")

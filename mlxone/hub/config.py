@@ -42,3 +42,10 @@ def folders_setting(key: str) -> list[Path]:
     if relative is not None:
         raise UsageError(f"{places.config_file()}: {key} names {relative!r}, which is not a whole path")
     return [Path(v) for v in folders]
+
+
+def table_setting(key: str) -> dict[str, Any]:
+    value = load_config().get(key, {})
+    if not isinstance(value, dict):
+        raise UsageError(f"{places.config_file()}: {key} must be a table, as under [{key}], not {value!r}")
+    return value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,9 +26,10 @@ class Found:
     repo: str | None = None  # its id on the Hub, where it has one
 
 
-def find(query: str) -> Found:
+def find(query: str, folders: Sequence[str | Path] = ()) -> Found:
     """The one model the query means, or an error that says what to type instead.
 
+    `folders` are more places with models, as the registry takes them.
     Neither a path nor the starter needs the registry. A model whose files are all there is found even
     if something is wrong with them: whoever reads it can say it better.
     """
@@ -39,7 +41,7 @@ def find(query: str) -> Found:
         return _at_path(path)
     if query == STARTER:
         return Found(starter.starter(), STARTER)
-    with Registry() as registry:
+    with Registry(folders=folders) as registry:
         entry = registry.match(query)
     if entry.format == "gguf":
         raise _gguf(entry.path)

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 
 from mlxone.backend.arrays import mx
 from mlxone.kv.buffer import attention, padded, room_for, shared
+from mlxone.kv.pieces import Piece, own
 from mlxone.kv.state import Mask
 
 
 class PlainState:
     __slots__ = ("keys", "offset", "values")
+    cuttable = True
 
     def __init__(self) -> None:
         self.keys: mx.array | None = None  # [B, heads, capacity, dim]
@@ -60,6 +62,18 @@ class PlainState:
         twin = PlainState()
         twin.keys, twin.values, twin.offset = shared(self.keys), shared(self.values), self.offset
         return twin
+
+    @staticmethod
+    def of(arrays: Sequence[mx.array], offset: int) -> PlainState:
+        state = PlainState()
+        (state.keys, state.values), state.offset = arrays, offset
+        return state
+
+    def cut(self, start: int, end: int) -> Piece:
+        return Piece(tuple(own(array, start, end) for array in self.arrays()), PlainState.of)
+
+    def snapshot(self) -> PlainState:
+        return PlainState.of(self.cut(0, self.offset).held, self.offset) if self.arrays() else PlainState()
 
     def arrays(self) -> Sequence[mx.array]:
         return () if self.keys is None or self.values is None else (self.keys, self.values)

@@ -12,11 +12,13 @@ from collections.abc import Sequence
 
 from mlxone.backend.arrays import mx
 from mlxone.kv.buffer import STEP, attention, causal_mask, padded, shared
+from mlxone.kv.pieces import Piece, own
 from mlxone.kv.state import Mask
 
 
 class RotatingState:
     __slots__ = ("cursor", "keys", "offset", "values", "window")
+    cuttable = False
 
     def __init__(self, window: int) -> None:
         self.window = window
@@ -105,6 +107,19 @@ class RotatingState:
         twin = RotatingState(self.window)
         twin.keys, twin.values = shared(self.keys), shared(self.values)
         twin.offset, twin.cursor = self.offset, self.cursor
+        return twin
+
+    def cut(self, start: int, end: int) -> Piece | None:
+        return None
+
+    def snapshot(self) -> RotatingState:
+        """The order inside the ring stays; a surplus that the next token would drop is left out."""
+        twin = RotatingState(self.window)
+        twin.offset, twin.cursor = self.offset, min(self.cursor, self.window)
+        if self.keys is not None and self.values is not None:
+            size = self.keys.shape[2]
+            start, end = max(0, size - self.window), min(size, self.offset)
+            twin.keys, twin.values = own(self.keys, start, end), own(self.values, start, end)
         return twin
 
     def arrays(self) -> Sequence[mx.array]:

@@ -10,12 +10,17 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from mlxone.backend.arrays import lock, mx
+from mlxone.kv.pieces import Piece
 
 Mask = Any  # None, the word "causal", or a boolean array
 
 
 class LayerState(Protocol):
     offset: int  # tokens seen so far: the position of the next one
+
+    @property
+    def cuttable(self) -> bool:
+        """Whether it remembers token by token; what does not is stored whole, as a snapshot at one place."""
 
     def mask(self, length: int) -> Mask:
         """What `length` new tokens may look at, asked before they are appended."""
@@ -38,6 +43,12 @@ class LayerState(Protocol):
 
     def fork(self) -> LayerState:
         """An independent state with the same memory. Arrays are shared until one side writes."""
+
+    def cut(self, start: int, end: int) -> Piece | None:
+        """Copies what it holds of some tokens; None where it is not cuttable."""
+
+    def snapshot(self) -> LayerState:
+        """A fork with arrays of its own and without room to grow: nothing keeps more alive than it holds."""
 
     def arrays(self) -> Sequence[mx.array]: ...
 
@@ -74,6 +85,11 @@ class ModelState:
     @property
     def nbytes(self) -> int:
         return sum(layer.nbytes for layer in self.layers)
+
+    @property
+    def cuttable(self) -> bool:
+        """Whether any beginning of what it holds can be had from it."""
+        return all(layer.cuttable for layer in self.layers)
 
     def moves(self, length: int) -> bool:
         return any(layer.moves(length) for layer in self.layers)

@@ -33,3 +33,29 @@ class TooSlow(HttpError):
 
 class TooLarge(HttpError):
     code, status = "too_large", 413
+
+
+class WrongMedia(HttpError):
+    """A body that says it is something else than JSON."""
+
+    code, status = "unsupported_media_type", 415
+
+
+class NotReady(HttpError):
+    """What was asked for is still on its way into memory."""
+
+    code, status = "starting", 503
+
+
+class HeadTooLarge(HttpError):
+    code, status = "headers_too_large", 431
+
+
+class UnknownCoding(HttpError):
+    """A transfer coding other than chunked."""
+
+    code, status = "unknown_transfer_coding", 501
+
+
+class TooManyConnections(HttpError):
+    code, status = "too_many_connections", 503

@@ -1,12 +1,17 @@
-"""Memory before work: what a loaded model may promise, and whether it can run here at all."""
+"""Memory before work: what loaded models may promise together, and whether one can run here at all."""
 
 from __future__ import annotations
 
+import threading
+from pathlib import Path
+from typing import Protocol
+
 from mlxone.backend.arrays import limit_memory, mx
-from mlxone.core.errors import OutOfMemory
+from mlxone.core.amounts import in_words
+from mlxone.core.errors import ModelOverBudget, OutOfMemory
 from mlxone.fitting.admission import Admission
 from mlxone.fitting.learned import corrections
-from mlxone.fitting.machine import Machine, this_machine
+from mlxone.fitting.machine import Machine, this_machine, weight_rule
 from mlxone.fitting.report import Case
 from mlxone.fitting.work import Work
 from mlxone.formats.config import Config
@@ -18,15 +23,134 @@ from mlxone.service.model import Model
 SHORTEST = 256  # tokens without which there is no answer
 
 
+class GivesWay(Protocol):
+    """What keeps memory that is useful and not needed: a prefix store."""
+
+    bytes: int
+
+    def give_way(self, size: int) -> int: ...
+
+    def allow(self, size: int) -> None: ...
+
+
+class Ledger:
+    """One budget for all that a process holds: weights, what requests may grow to, kept prompts.
+
+    A model counts from its first ticket on, as its weights are not read before, until it is dropped.
+    """
+
+    def __init__(self, memory_budget: float | None, work: Work | None = None) -> None:
+        """`memory_budget` is in GB; without it, what a model may use here beside everybody else."""
+        self.memory_budget, self._work = memory_budget, work or Work()
+        self.budget = 0
+        self._known: list[Admission] = []
+        self._counted: list[Admission] = []
+        self._stores: list[GivesWay] = []
+        self._lock = threading.RLock()
+
+    def open(self, model: Model) -> Admission:
+        """For requests to this model; the budget is measured anew, for all."""
+        case, machine = _case(model)
+        found = Admission(case, 0, self._work, elsewhere=lambda: self._beside(found), lock=self._lock)
+        with self._lock:
+            self._known.append(found)
+        self._measure(machine)
+        return found
+
+    def count(self, admission: Admission) -> None:
+        """From now on its weights are promised."""
+        with self._lock:
+            if admission not in self._counted:
+                self._counted.append(admission)
+
+    def counts(self, admission: Admission) -> bool:
+        return admission in self._counted
+
+    def drop(self, admission: Admission) -> None:
+        with self._lock:
+            for held in (self._known, self._counted):
+                if admission in held:
+                    held.remove(admission)
+
+    def add_store(self, store: GivesWay) -> None:
+        with self._lock:
+            self._stores.append(store)
+
+    def drop_store(self, store: GivesWay) -> None:
+        with self._lock:
+            self._stores.remove(store)
+
+    def give_way(self, size: int) -> int:
+        """What was freed of kept prompts: so many bytes, or all there were."""
+        freed = 0
+        for store in list(self._stores):
+            if freed < size:
+                freed += store.give_way(size - freed)
+        return freed
+
+    def settle(self) -> None:
+        """After tickets came or went: kept prompts may have what is not promised."""
+        left = self.budget - self._promised()
+        for store in list(self._stores):
+            store.allow(left)
+            left -= store.bytes
+
+    @property
+    def promised_bytes(self) -> int:
+        """Everything that may be in memory at once."""
+        return self._promised() + self._stored()
+
+    def measure(self) -> None:
+        """Asks anew what may be used here."""
+        with learned_store() as store:
+            self._measure(this_machine(store, inside_mlx()))
+
+    def check_alone(self, path: Path, name: str) -> None:
+        """Before anything is loaded: refuses what would not fit with nothing beside it."""
+        with learned_store() as store:
+            machine = this_machine(store, inside_mlx())
+            facts = read_facts(path, Config.read(path))
+            case = Case(facts, machine, weight_rule(machine)(facts.wide_bytes), corrections(store, machine))
+        self._measure(machine)
+        shortest = min(SHORTEST, facts.context_length or SHORTEST)
+        needs = case.needs(Work(shortest, prefill_step=self._work.prefill_step))
+        if needs.total_bytes > self.budget:
+            raise ModelOverBudget(
+                f"{name} needs {in_words(needs.total_bytes)} and {in_words(self.budget)} may be used here",
+                hint="a smaller model, or one of fewer bits, needs less",
+                param="model",
+                details={
+                    "weights_bytes": needs.weights_bytes,
+                    "needed_bytes": needs.total_bytes,
+                    "budget_bytes": self.budget,
+                },
+            )
+
+    def _measure(self, machine: Machine) -> None:
+        with self._lock:
+            self.budget = _budget(machine, self.memory_budget)
+            for admission in self._known:
+                admission.budget = self.budget
+        limit_memory(self.budget)
+
+    def _promised(self) -> int:
+        with self._lock:
+            return sum(admission.promised_bytes for admission in self._counted)
+
+    def _stored(self) -> int:
+        return sum(store.bytes for store in list(self._stores))
+
+    def _beside(self, asking: Admission) -> int:
+        others = (other.promised_bytes for other in self._counted if other is not asking)
+        return sum(others) + self._stored()
+
+
 def admission(model: Model, *, memory_budget: float | None = None, work: Work | None = None) -> Admission:
     """For requests to this model: within `memory_budget` GB, else what a model may use here.
 
     The same bytes become MLX's limit, in case a prediction is wrong.
     """
-    case, machine = _case(model)
-    budget = min(within(machine, memory_budget).usable_bytes, _attainable(machine))
-    limit_memory(budget)
-    return Admission(case, budget, work)
+    return Ledger(memory_budget, work).open(model)
 
 
 def check_possible(model: Model) -> None:
@@ -41,6 +165,10 @@ def check_possible(model: Model) -> None:
         )
     # Between what should be used and what there is, it is the user's own risk.
     limit_memory(max(machine.usable_bytes, needed))
+
+
+def _budget(machine: Machine, memory_budget: float | None) -> int:
+    return min(within(machine, memory_budget).usable_bytes, _attainable(machine))
 
 
 def _attainable(machine: Machine) -> int:

@@ -10,23 +10,34 @@ from dataclasses import dataclass, replace
 
 from mlxone.backend.arrays import mx
 from mlxone.core.errors import ContextOverflow, MlxoneError, OutOfMemory, UsageError
-from mlxone.core.words import ChatRequest, Event, Failed, Finished, FinishReason, Stats, Token, TopLogprob
+from mlxone.core.words import (
+    ChatRequest,
+    Event,
+    Failed,
+    Finished,
+    FinishReason,
+    Progress,
+    Stats,
+    Token,
+    TopLogprob,
+)
 from mlxone.engine.loop import decode, prefill
 from mlxone.engine.row import Drawn, Row
 from mlxone.kv.state import ModelState
 from mlxone.service.checks import check_ids, check_number, checked_template_values
-from mlxone.service.memory import Memory
+from mlxone.service.memory import Remembers
 from mlxone.service.model import Model
 from mlxone.text.decoder import StreamDecoder
 from mlxone.text.stops import StopStrings
 
 
-def answer(model: Model, request: ChatRequest, memory: Memory | None = None) -> Generator[Event, None, None]:
+def answer(
+    model: Model, request: ChatRequest, memory: Remembers | None = None
+) -> Generator[Event, None, None]:
     """Progress while the prompt is read, then tokens, then Finished or Failed.
 
     A request that cannot be honoured as asked raises before anything runs; later failures are
-    the Failed event. Closing the iterator cancels. With a `memory` only what is new since its
-    last answer is read.
+    the Failed event. Closing the iterator cancels. With a `memory` only what is new to it is read.
     """
     return Answer(model, request, memory=memory).events()
 
@@ -65,7 +76,7 @@ class Answer:
         model: Model,
         request: ChatRequest,
         state: ModelState | None = None,
-        memory: Memory | None = None,
+        memory: Remembers | None = None,
     ) -> None:
         self.model, self.request = model, request
         check_number("prefill_step", request.prefill_step)
@@ -92,20 +103,30 @@ class Answer:
 
     def events(self) -> Generator[Event, None, None]:
         self.clock.begin()
+        failed = False
         try:
-            yield from prefill(self.model.decoder, self.row, self.request.prefill_step)
+            yield from self._prompt()
             reason = yield from self._tokens()
             yield Finished(self.stats(reason))
         except Exception as error:  # noqa: BLE001 - the boundary of one answer: it always ends in an event
+            failed = True  # what a broken pass left is not worth trusting
             yield Failed(_as_ours(error))
         finally:
             self.leave()
-            if self.memory is not None:
+            if self.memory is not None and not failed and not self.row.let_go:
                 self.memory.keep(self.state, self.row.fed)
 
     def leave(self) -> None:
         """Gives the state up, also where nothing was ever asked of this answer."""
         self.state.leave(self.row.release)
+
+    def _prompt(self) -> Generator[Progress, None, None]:
+        stops = self.row.stops(self.request.borders) if self.memory is not None else []
+        with closing(prefill(self.model.decoder, self.row, self.request.prefill_step, stops)) as chunks:
+            for progress in chunks:
+                if self.memory is not None and progress.done in stops:
+                    self.memory.checkpoint(self.state, self.row.fed)
+                yield progress
 
     def _tokens(self) -> Generator[Token, None, FinishReason]:
         with closing(decode(self.model.decoder, self.row, self.max_tokens)) as steps:
@@ -135,7 +156,8 @@ class Answer:
             text += self.text.finish()
             # What was held back may itself complete a stop string.
             reason = "stop" if self.text.stop is not None else reason
-        return Token(drawn.token, index, text, drawn.logprob, self._alternatives(drawn)), reason
+        piece = None if self.request.logprobs is None else self.model.tokenizer.token_text(drawn.token)
+        return Token(drawn.token, index, text, drawn.logprob, self._alternatives(drawn), piece), reason
 
     def _alternatives(self, drawn: Drawn) -> tuple[TopLogprob, ...] | None:
         if self.request.logprobs is None:

@@ -2,19 +2,40 @@
 
 Sockets know nothing of models and models nothing of sockets; this is where they meet. One thread
 does the models' work (`worker.py`), templates and tokenising have threads of their own, and the
-event loop only waits.
+event loop only waits. A context serves one event loop at a time. Making one costs nothing: MLX and
+the threads come with `start`, or with the first question.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+import asyncio
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from mlxone.core.words import Asked, Event
-from mlxone.service.figures import Figures, ModelCard
+from mlxone.core.errors import MlxoneError, NotPermitted, Overloaded, ShuttingDown, UsageError
+from mlxone.core.words import Asked, Stats
+from mlxone.service.answers import Answers as Answers
+from mlxone.service.catalogue import Catalogue, Offer
+from mlxone.service.figures import AdmissionFigures, CacheFigures, Figures, ModelCard, Tally
+from mlxone.service.mailbox import Mailbox
 from mlxone.service.options import Options
+from mlxone.service.worker import Job, Worker
+
+if TYPE_CHECKING:
+    from mlxone.service.preparing import Prepared
+    from mlxone.service.shelf import Loaded, Shelf
+
+T = TypeVar("T")
+
+TALKERS = 2  # threads for templates, tokenising and the disk
+LAST_STEP = 30.0  # seconds that closing waits for the step in flight
+LONGEST_WAIT = 60.0  # seconds that a client is told to wait at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,35 +43,11 @@ class Props:
     """What a client may want to know of a model before it asks."""
 
     model: str
-    context_length: int
+    context_length: int  # prompt and answer together
     chat_template: str
     bos_token: str
     eos_token: str
     sampling: dict[str, Any]  # what a request without any wishes gets
-
-
-class Answers:
-    """The events of all answers to one request, numbered; each ends in one terminal event.
-
-    Leaving early (`aclose`, or the context manager) cancels within one step.
-    """
-
-    model: str  # the id of the model that answers
-
-    def __aiter__(self) -> AsyncIterator[tuple[int, Event]]:
-        raise NotImplementedError
-
-    async def __anext__(self) -> tuple[int, Event]:
-        raise NotImplementedError
-
-    async def aclose(self) -> None:
-        raise NotImplementedError
-
-    async def __aenter__(self) -> Answers:
-        raise NotImplementedError
-
-    async def __aexit__(self, *_: object) -> None:
-        raise NotImplementedError
 
 
 class Context:
@@ -61,37 +58,310 @@ class Context:
         folders: Sequence[str | Path] = (),
         options: Options | None = None,
         owner: str = "embedded",
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Without `models` whatever the registry knows answers, loaded when it is asked for."""
+        self.options = options or Options()
+        self._owner, self._clock = owner, clock
+        self._catalogue = Catalogue(models, folders)
+        self._tally = Tally()
+        self._worker = Worker(chores=self._chores, ended=self._tally.ended, clock=clock)
+        self._pool: ThreadPoolExecutor | None = None
+        self._shelf_made: Shelf | None = None
+        self._open: dict[Answers, Offer] = {}  # accepted, and maybe not ended yet
+        self._entering = 0  # answers whose requests are being prepared
+        self._started = self._closing = self._noting = False
+        self._closed: Future[None] = Future()
+        self._started_at = time.time()
+        self._last: Offer | None = None
 
-    async def answer(self, asked: Asked) -> Answers:
-        """Raises what refuses the request as a whole, before any of its work; afterwards there are events."""
-        raise NotImplementedError
+    # Its life ---------------------------------------------------------------------------
 
-    def models(self) -> list[ModelCard]:
-        raise NotImplementedError
+    async def start(self) -> None:
+        """Makes ready: the named models are loaded, as many of them as fit together.
 
-    async def load(self, name: str) -> ModelCard:
-        """Only what the registry knows, and only where the operator allows it."""
-        raise NotImplementedError
+        Whatever comes of it, `close` is due afterwards.
+        """
+        if not self._started:
+            await asyncio.wrap_future(self._in_pool(self._make_ready))
 
-    async def unload(self, name: str) -> ModelCard:
-        raise NotImplementedError
-
-    async def tokenize(self, model: str | None, text: str, *, add_special: bool = False) -> list[int]:
-        raise NotImplementedError
-
-    async def detokenize(self, model: str | None, ids: Sequence[int]) -> str:
-        raise NotImplementedError
-
-    async def token_texts(self, model: str | None, ids: Sequence[int]) -> list[str]:
-        raise NotImplementedError
-
-    async def props(self, model: str | None = None) -> Props:
-        raise NotImplementedError
-
-    def figures(self) -> Figures:
-        raise NotImplementedError
+    def start_now(self) -> None:
+        """The same for a program that has no event loop yet."""
+        try:
+            self._make_ready()
+        except BaseException:
+            self._worker.stop()
+            raise
 
     async def close(self, grace: float = 0.0) -> None:
         """Takes nothing new, lets what runs finish for `grace` seconds, cancels the rest."""
+        if self._closing:
+            await asyncio.shield(asyncio.wrap_future(self._closed))
+            return
+        self._closing = True
+        try:
+            if self._worker.alive:
+                await asyncio.wait([asyncio.wrap_future(self._worker.drained())], timeout=grace)
+        finally:
+            for answers in list(self._open):
+                answers.fail(ShuttingDown("the server is shutting down"))
+            await self._stop_threads()
+            self._closed.set_result(None)
+
+    # Questions --------------------------------------------------------------------------
+
+    async def answer(self, asked: Asked) -> Answers:
+        """Raises what refuses the request as a whole, before any of its work; afterwards there are events."""
+        try:
+            with self._entry(len(asked.requests) * asked.choices):
+                return await self._answer(asked)
+        except MlxoneError:
+            self._tally.refused()
+            raise
+
+    def models(self) -> list[ModelCard]:
+        """As of the last look at the disk; `refresh` looks again."""
+        return [self._card(offer) for offer in self._catalogue.offers]
+
+    async def refresh(self) -> list[ModelCard]:
+        await asyncio.wrap_future(self._in_pool(self._catalogue.look))
+        return self.models()
+
+    async def load(self, name: str) -> ModelCard:
+        """Only what the registry knows, and only where the operator allows it."""
+        offer = await self._managed(name)
+        await asyncio.wrap_future(self._worker.call(partial(self._shelf.bring_in, offer)))
+        self._worker.wake()
+        return self._card(offer)
+
+    async def unload(self, name: str) -> ModelCard:
+        offer = await self._managed(name)
+        await asyncio.wrap_future(self._worker.call(partial(self._shelf.put_away, offer)))
+        self._worker.wake()
+        return self._card(offer)
+
+    async def tokenize(self, model: str | None, text: str, *, add_special: bool = False) -> list[int]:
+        encode = (await self._loaded(model)).words.tokenizer.encode
+        return await asyncio.wrap_future(self._in_pool(partial(encode, text, add_special=add_special)))
+
+    async def detokenize(self, model: str | None, ids: Sequence[int]) -> str:
+        loaded = await self._loaded(model)
+        _check_ids(loaded, ids)
+        decode = loaded.words.tokenizer.decode
+        return await asyncio.wrap_future(self._in_pool(partial(decode, ids, skip_special=False)))
+
+    async def token_texts(self, model: str | None, ids: Sequence[int]) -> list[str]:
+        loaded = await self._loaded(model)
+        _check_ids(loaded, ids)
+        text = loaded.words.tokenizer.token_text
+        return await asyncio.wrap_future(self._in_pool(lambda: [text(id) for id in ids]))
+
+    async def props(self, model: str | None = None) -> Props:
+        loaded = await self._loaded(model)
+        return await asyncio.wrap_future(self._in_pool(partial(_props, loaded, self.options)))
+
+    def figures(self) -> Figures:
+        """A snapshot, taken without waiting for anything."""
+        found = Figures(
+            owner=self._owner,
+            model=self._last.id if self._last else None,
+            started_at=self._started_at,
+            running=self._worker.running,
+            waiting=self._worker.waiting + self._entering,
+            totals=self._tally.totals,
+            decode_tps=self._tally.decode_tps,
+        )
+        shelf = self._shelf_made
+        if shelf is None:
+            return found
+        kept = shelf.prefixes.figures()
+        return replace(
+            found,
+            loaded=tuple(one.offer.id for one in shelf.loaded),
+            prompt_cache=CacheFigures(**asdict(kept)),
+            admission=_admission(shelf, self._last, self.options),
+            memory=shelf.memory,
+        )
+
+    # One request ------------------------------------------------------------------------
+
+    @contextmanager
+    def _entry(self, answers: int) -> Iterator[None]:
+        self._check_open()
+        if answers < 1:
+            raise UsageError("a request needs a prompt and one choice at least")
+        waiting = self._worker.waiting + self._entering
+        if waiting >= self.options.queue and (waiting or self._worker.running):
+            error = Overloaded(
+                f"{waiting} answers are waiting and {self.options.queue} may", hint="try again later"
+            )
+            error.retry_after = min(LONGEST_WAIT, max(1.0, waiting * self._tally.seconds_per_answer))
+            raise error
+        self._entering += answers
+        try:
+            yield
+        finally:
+            self._entering -= answers
+
+    async def _answer(self, asked: Asked) -> Answers:
+        from mlxone.service.preparing import prepare
+
+        loaded = await self._loaded(asked.model)
+        prepared = []
+        for request in asked.requests:
+            ready = self._in_pool(partial(prepare, loaded, request, self.options))
+            prepared.append(await asyncio.wrap_future(ready))
+        self._check_open()
+        return self._submit(loaded.offer, prepared, asked.choices)
+
+    def _submit(self, offer: Offer, prepared: Sequence[Prepared], choices: int) -> Answers:
+        from mlxone.service.turns import AnswerTurn, Prompt
+
+        mail = Mailbox(len(prepared) * choices, room=self._worker.wake)
+        jobs = []
+        for place, one in enumerate(prepared):
+            prompt = Prompt(self._shelf, offer, choices)
+            for choice in range(choices):
+                turn = AnswerTurn(prompt, one.choice(choice), self._tally, self._note)
+                jobs.append(Job(turn, mail, place * choices + choice))
+        answers = Answers(
+            offer.id, mail, jobs, self._worker, self._tally, timeout=self.options.timeout, clock=self._clock
+        )
+        self._open = {held: its for held, its in self._open.items() if held.is_open}
+        self._open[answers] = self._last = offer
+        for job in jobs:
+            self._worker.submit(job)
+        return answers
+
+    def _note(self, loaded: Loaded, stats: Stats) -> None:
+        """Learns from an answer, one at a time and never where anybody waits for it."""
+        from mlxone.service import learning
+
+        def learn() -> None:
+            try:
+                learning.note(loaded.words, stats)
+            finally:
+                self._noting = False
+
+        if not self._noting and not self._closing:
+            self._noting = True
+            with suppress(ShuttingDown, RuntimeError):  # closed a moment ago
+                self._in_pool(learn)
+
+    # Models -----------------------------------------------------------------------------
+
+    async def _loaded(self, name: str | None) -> Loaded:
+        await self.start()
+        offer = self._at_hand(name)
+        if offer is None:
+            offer = await asyncio.wrap_future(self._in_pool(partial(self._catalogue.find, name)))
+        loaded = self._shelf.at_hand(offer)
+        if loaded is None:
+            loaded = await asyncio.wrap_future(self._worker.call(partial(self._shelf.take, offer)))
+        return loaded
+
+    def _at_hand(self, name: str | None) -> Offer | None:
+        """The id of a loaded model means that model: no disk is asked."""
+        if not self._catalogue.is_named and name:
+            return next((one.offer for one in self._shelf.loaded if one.offer.id == name), None)
+        return self._catalogue.at_hand(name)
+
+    async def _managed(self, name: str) -> Offer:
+        if not self.options.allow_manage:
+            raise NotPermitted("models may not be loaded or unloaded here", hint="start with --allow-manage")
+        await self.start()
+        return await asyncio.wrap_future(self._in_pool(partial(self._catalogue.find, name)))
+
+    def _card(self, offer: Offer) -> ModelCard:
+        shelf = self._shelf_made
+        return replace(offer.card, loaded=shelf is not None and shelf.at_hand(offer) is not None)
+
+    # Threads ----------------------------------------------------------------------------
+
+    @cached_property
+    def _shelf(self) -> Shelf:
+        from mlxone.service.shelf import Shelf
+
+        self._shelf_made = Shelf(self.options, clock=self._clock)
+        return self._shelf_made
+
+    def _make_ready(self) -> None:
+        self.options.check()
+        offers = self._catalogue.look()
+        self._worker.call(partial(self._load_named, offers if self._catalogue.is_named else [])).result()
+        self._started = True
+
+    def _load_named(self, offers: Sequence[Offer]) -> None:
+        from mlxone.service.shelf import check_context
+
+        self._shelf.ledger.measure()
+        for offer in offers:
+            self._shelf.bring_in_if_room(offer)
+        for one in self._shelf.loaded:
+            check_context(one, self.options.ctx_size)
+
+    def _chores(self) -> float | None:
+        """What the models' thread does when it has nothing else to do."""
+        shelf = self._shelf_made
+        if shelf is None:
+            return None
+        wanted = {offer.key for answers, offer in list(self._open.items()) if answers.is_open}
+        soon = shelf.put_idle_away(lambda offer: offer.key in wanted)
+        shelf.measure(now=True)
+        return soon
+
+    async def _stop_threads(self) -> None:
+        """Waits for the step in flight, but not for ever: the models' thread is a daemon."""
+        if self._worker.alive:
+            if self._shelf_made is not None:
+                gone = asyncio.wrap_future(self._worker.call(self._shelf_made.put_all_away))
+                await asyncio.wait([gone], timeout=LAST_STEP)
+            self._worker.stop()
+            await asyncio.to_thread(self._worker.join, LAST_STEP)
+        if self._pool is not None:
+            await asyncio.to_thread(self._pool.shutdown)
+
+    def _in_pool(self, work: Callable[[], T]) -> Future[T]:
+        self._check_open()
+        self._pool = self._pool or ThreadPoolExecutor(TALKERS, thread_name_prefix="mlxone-words")
+        return self._pool.submit(work)
+
+    def _check_open(self) -> None:
+        if self._closing:
+            raise ShuttingDown("the server is shutting down", hint="try again in a moment")
+
+
+def _check_ids(loaded: Loaded, ids: Sequence[int]) -> None:
+    from mlxone.service.checks import check_ids
+
+    try:
+        check_ids(ids, loaded.words.vocab_size)
+    except UsageError as error:
+        error.param = error.param or "tokens"
+        raise
+
+
+def _props(loaded: Loaded, options: Options) -> Props:
+    from mlxone.service.preparing import defaults
+
+    words = loaded.words
+    limits = [n for n in (options.ctx_size, words.context_length, loaded.longest) if n]
+    return Props(
+        model=loaded.offer.id,
+        context_length=min(limits),
+        chat_template=words.template.source if words.template else "",
+        bos_token=words.tokenizer.bos_token or "",
+        eos_token=words.tokenizer.eos_token or "",
+        sampling=asdict(defaults(words, options)),
+    )
+
+
+def _admission(shelf: Shelf, last: Offer | None, options: Options) -> AdmissionFigures:
+    loaded = shelf.at_hand(last) if last else next(iter(shelf.loaded), None)
+    budget = options.memory_budget
+    return AdmissionFigures(
+        max_safe_context=loaded.longest if loaded else 0,
+        memory_budget_bytes=None if budget is None else int(budget * 1e9),
+        usable_bytes=shelf.ledger.budget,
+        weights_bytes=loaded.weights_bytes if loaded else 0,
+    )

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import threading
+from collections import deque
+from dataclasses import dataclass, fields, replace
+
+from mlxone.core.words import Event, Failed, Finished, Stats
+
+LATE = 8  # answers that "of late" means
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,3 +79,60 @@ class Figures:
     memory: MemoryFigures = MemoryFigures()
     totals: Totals = Totals()
     decode_tps: float = 0.0  # of late
+
+
+class Tally:
+    """Counts as things happen, from whatever thread; every accepted answer is counted once at its end."""
+
+    def __init__(self) -> None:
+        self._totals = Totals()
+        self._late: deque[Stats] = deque(maxlen=LATE)
+        self._lock = threading.Lock()
+
+    @property
+    def totals(self) -> Totals:
+        return self._totals
+
+    def ended(self, event: Event) -> None:
+        """An accepted answer's terminal event."""
+        if isinstance(event, Finished):
+            self._add(Totals(answers=1))
+        elif isinstance(event, Failed):
+            self._add(Totals(failed=1))
+
+    def cancelled(self, count: int) -> None:
+        self._add(Totals(cancelled=count))
+
+    def refused(self) -> None:
+        self._add(Totals(refused=1))
+
+    def worked(self, stats: Stats) -> None:
+        """What an answer cost, however it ended."""
+        self._add(
+            Totals(
+                prompt_tokens=stats.prompt_tokens,
+                cached_tokens=stats.cached_tokens,
+                generated_tokens=stats.generated_tokens,
+                prefill_seconds=stats.prefill_ms / 1e3,
+                decode_seconds=stats.decode_ms / 1e3,
+            )
+        )
+        with self._lock:
+            self._late.append(stats)
+
+    @property
+    def decode_tps(self) -> float:
+        late = list(self._late)
+        seconds = sum(stats.decode_ms for stats in late) / 1e3
+        # The first token is the prompt's: decoding is what comes after it.
+        return sum(max(0, stats.generated_tokens - 1) for stats in late) / seconds if seconds else 0.0
+
+    @property
+    def seconds_per_answer(self) -> float:
+        late = list(self._late)
+        return sum(s.prefill_ms + s.decode_ms for s in late) / 1e3 / len(late) if late else 1.0
+
+    def _add(self, more: Totals) -> None:
+        with self._lock:
+            sums = {f.name: getattr(self._totals, f.name) + getattr(more, f.name) for f in fields(Totals)}
+            self._totals = replace(self._totals, **sums)

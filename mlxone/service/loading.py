@@ -8,7 +8,7 @@ from typing import Any
 
 from mlxone.core.errors import DamagedModel
 from mlxone.formats.config import Config, read_json
-from mlxone.hub.find import default_model, find
+from mlxone.hub.find import Found, default_model, find
 from mlxone.models.loading import load_decoder
 from mlxone.service.model import Model
 from mlxone.text.template import ChatTemplate
@@ -22,7 +22,10 @@ def load(source: str | Path | None = None, *, chat_template: str | Path | None =
 
     Without a source: `MLXONE_MODEL`, then the config file's `model`, then the starter.
     """
-    found = find(str(source) if source is not None else default_model())
+    return load_found(find(str(source) if source is not None else default_model()), chat_template)
+
+
+def load_found(found: Found, chat_template: str | Path | None = None) -> Model:
     config = Config.read(found.path)
     tokenizer = Tokenizer.load(found.path)
     if chat_template is not None:

@@ -1,11 +1,31 @@
-"""What a conversation's layer states hold, kept from one of its answers to the next."""
+"""What was read for one answer and is not read again for the next.
+
+`Memory` is one conversation's: it hands its state on without a copy. `Shared` is everybody's who
+asks the same model in the same namespace. An answer takes either and does not know which.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
+from mlxone.kv.prefixes import PrefixStore
 from mlxone.kv.state import ModelState
 from mlxone.service.model import Model
+
+
+class Remembers(Protocol):
+    def recall(self, model: Model, ids: Sequence[int]) -> ModelState:
+        """A state that holds the beginning of these ids, all but the last at most; maybe nothing of them.
+
+        The answer is drawn from what follows the last token read, so one at least is left.
+        """
+
+    def checkpoint(self, state: ModelState, tokens: Sequence[int]) -> None:
+        """While a prompt is read: where others may part from it, and its end. The state is still in use."""
+
+    def keep(self, state: ModelState, tokens: Sequence[int]) -> None:
+        """The answer ended, or was left, and has no more use for the state. Not called after a failure."""
 
 
 class Memory:
@@ -14,16 +34,31 @@ class Memory:
         self._tokens: list[int] = []
 
     def recall(self, model: Model, ids: Sequence[int]) -> ModelState:
-        """A state that holds the beginning of these ids: the kept one where they agree, else a new one."""
         state, self._state = self._state, None
         shared = _shared_beginning(self._tokens, ids)
-        # One token at least is left to be read: an answer is drawn from what follows it.
         if state is None or not shared or not state.rewind(min(shared, len(ids) - 1)):
             return model.new_state()
         return state
 
+    def checkpoint(self, state: ModelState, tokens: Sequence[int]) -> None:
+        """One state is one place: the next turn goes on from the end of this one."""
+
     def keep(self, state: ModelState, tokens: Sequence[int]) -> None:
         self._state, self._tokens = state, list(tokens)
+
+
+class Shared:
+    def __init__(self, store: PrefixStore, namespace: str) -> None:
+        self._store, self._namespace = store, namespace
+
+    def recall(self, model: Model, ids: Sequence[int]) -> ModelState:
+        return self._store.take(self._namespace, ids, model.new_state)
+
+    def checkpoint(self, state: ModelState, tokens: Sequence[int]) -> None:
+        self._store.put(self._namespace, tokens, state)
+
+    def keep(self, state: ModelState, tokens: Sequence[int]) -> None:
+        self._store.put(self._namespace, tokens, state)
 
 
 def _shared_beginning(a: Sequence[int], b: Sequence[int]) -> int:

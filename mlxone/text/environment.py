@@ -1,15 +1,17 @@
 """The sandbox chat templates run in: Jinja as Hugging Face sets it up.
 
-What a template sees is plain JSON data, and what it calls is listed here. The sandbox bounds
-`range`; it does not bound the time or the memory of a template that means harm.
+What a template sees is plain JSON data, what it calls is listed here, and what it may take of time
+and memory is bounded (`bounds.py`), as nobody knows who wrote it.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from datetime import datetime
-from types import TracebackType
+from functools import update_wrapper
+from types import BuiltinMethodType, MethodType, TracebackType
 from typing import Any
 
 import jinja2
@@ -17,10 +19,16 @@ from jinja2 import nodes
 from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
+from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
+from markupsafe import Markup
 
 from mlxone.core.errors import TemplateError
+from mlxone.text import bounds, growth, operators
+from mlxone.text.bounds import Allowance, within
+
+SOURCE_LIMIT = 262_144  # a few seconds of compiling
 
 
 class Compiled:
@@ -28,17 +36,23 @@ class Compiled:
 
     def __init__(self, source: str, name: str) -> None:
         self._name = name
+        if len(source) > SOURCE_LIMIT:
+            raise TemplateError(f"{name} is longer than {SOURCE_LIMIT} characters")
         try:
-            code = _ENVIRONMENT.compile(source, filename=name)
+            with within(Allowance()):  # constants are computed already here
+                tree = operators.Checked(_ENVIRONMENT).visit(_ENVIRONMENT.parse(source, filename=name))
+                code = _ENVIRONMENT.compile(tree, filename=name)
         except jinja2.TemplateSyntaxError as error:
             raise TemplateError(f"{name}, line {error.lineno}: {_one_line(error.message)}") from error
         except Exception as error:  # nested beyond what the parser or Python can take
             raise TemplateError(f"{name} does not parse: {_reason(error)}") from error
         self._template = jinja2.Template.from_code(_ENVIRONMENT, code, _ENVIRONMENT.globals)
 
-    def render(self, values: Mapping[str, Any]) -> str:
+    def render(self, values: Mapping[str, Any], *, clock: Callable[[], float] = time.perf_counter) -> str:
         try:
-            return self._template.render(plain(values))
+            given = plain(values)
+            with within(Allowance(clock)):
+                return self._template.render(given)
         except _Refused as error:
             said = _one_line(error.message)
             raise TemplateError(f"the chat template says: {said}", hint=self._name) from error
@@ -76,6 +90,7 @@ def _raise_exception(message: Any) -> None:
 
 
 def _strftime_now(format: str) -> str:
+    bounds.current().path(len(format))
     return datetime.now().strftime(format)
 
 
@@ -116,6 +131,11 @@ class _Namespace(Namespace):
         _check_attribute(name)
         super().__setitem__(name, value)
 
+    def __repr__(self) -> str:
+        # The one value that changes after it was measured: namespaces can hold each other, twice each.
+        bounds.current().tick()
+        return bounds.current().made(super().__repr__())
+
 
 def _check_attribute(name: Any) -> None:
     if str(name).startswith("_"):
@@ -133,11 +153,43 @@ class _Generation(Extension):
         return nodes.Scope(body, lineno=line)  # what is set inside is not seen outside
 
 
+class _Sandbox(ImmutableSandboxedEnvironment):
+    concat = staticmethod(bounds.joined)
+
+    def call(self, context: Context, called: Any, /, *args: Any, **values: Any) -> Any:
+        allowance = bounds.current()
+        allowance.tick()
+        args = growth.checked_arguments(called, args, values)
+        return allowance.made(super().call(context, called, *args, **values))
+
+    def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
+        if not isinstance(value, MethodType | BuiltinMethodType) or not isinstance(value.__self__, str):
+            return None
+        if value.__name__ not in ("format", "format_map"):
+            return None
+        text: Any = value.__self__
+        fields = (
+            growth.EscapingFormatter(self, escape=text.escape)
+            if isinstance(text, Markup)
+            else growth.Formatter(self)
+        )
+
+        def fill(*args: Any, **values: Any) -> Any:
+            if value.__name__ == "format_map":
+                (values,), args = args, ()
+            return type(text)(fields.vformat(text, args, values))
+
+        return update_wrapper(fill, value)
+
+
 def _make_environment() -> ImmutableSandboxedEnvironment:
-    made = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
-    )
+    made = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols])
     made.filters["tojson"] = _tojson
+    made.filters = {name: growth.checked_filter(name, f) for name, f in made.filters.items()}
+    made.filters |= operators.FILTERS
+    tests: Any = made.tests
+    made.tests = {name: growth.checked_test(name, f) for name, f in tests.items()}
+    del made.globals["lipsum"]  # random text, as much as is asked for
     made.globals |= {
         "raise_exception": _raise_exception,
         "strftime_now": _strftime_now,
@@ -169,4 +221,4 @@ def _reason(error: Exception) -> str:
 
 
 def _one_line(message: str | None) -> str:
-    return " ".join((message or "").split())[:500]
+    return " ".join((message or "")[:2_000].split())[:500]

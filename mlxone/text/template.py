@@ -67,6 +67,11 @@ class ChatTemplate:
             special_tokens=tokenizer.special_tokens,
         )
 
+    @property
+    def source(self) -> str:
+        """The text of the template that a plain conversation goes through."""
+        return self._sources[self._choose(None, None)][0]
+
     def render(
         self,
         messages: Sequence[Mapping[str, Any]],

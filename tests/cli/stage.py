@@ -12,7 +12,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
@@ -70,7 +70,9 @@ class Stage:
         self.flags.append(flags)
         return replace(Sampling(temperature=0.7), **flags)
 
-    def find(self, query: str) -> Any:
+    def find(self, query: str, folders: Sequence[str] = ()) -> Any:
+        if query in self.missing:
+            raise ModelNotFound(f"no model {query} on this machine", hint=f"mlxone get {query}")
         return _module(repo=None if query == "local" else f"org/{query}", path=Path(query), name=query)
 
     def repo_for(self, query: str) -> str | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import re
 import shlex
 from collections.abc import Iterator
@@ -11,8 +13,10 @@ import click
 import pytest
 
 from mlxone.cli.group import VERBS, group
+from mlxone.cli.later_flags import LATER
 from mlxone.core.errors import EXIT_CODES
-from mlxone.core.settings import SETTINGS
+from mlxone.core.settings import SERVE_SETTINGS, SETTINGS
+from mlxone.server.limits import Limits
 from tests.laws.walker import ROOT
 
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -110,6 +114,34 @@ def test_every_setting_and_flag_is_on_the_command_line_page():
     cli = page("docs/cli.md")
     spelled = {s.flag for s in SETTINGS}.union(*map(flags, verbs().values()))
     assert [f for f in sorted(spelled) if f.startswith("--") and not re.search(rf"{f}(?![\w-])", cli)] == []
+
+
+def rows(text: str, head: str) -> dict[str, list[str]]:
+    """The table below that head: the name in each row's first cell -> its other cells."""
+    lines = text.split(head, 1)[1].splitlines()[2:]
+    table = [
+        line.strip("| ").split(" | ") for line in itertools.takewhile(lambda line: line[:1] == "|", lines)
+    ]
+    return {cells[0].strip("`"): cells[1:] for cells in table}
+
+
+def test_every_setting_of_the_server_is_on_its_page():
+    table = rows(page("docs/server.md"), "| flag | variable |")
+    assert list(table) == [setting.flag for setting in SERVE_SETTINGS]
+    assert [cells[1] for cells in table.values()] == [setting.run_default for setting in SERVE_SETTINGS]
+
+
+def test_every_flag_that_is_to_come_is_on_the_servers_page():
+    table = rows(page("docs/server.md"), "| flags | until then |")
+    assert {flag for names in table for flag in re.findall(r"--[a-z-]+", names)} == set(LATER)
+
+
+def test_every_limit_is_on_the_servers_page():
+    table = rows(page("docs/server.md"), "| limit | value |")
+    assert {name: cells[0] for name, cells in table.items()} == {
+        field.name: f"{field.default:,g}" if field.default < 1e6 else f"{field.default:,}"
+        for field in dataclasses.fields(Limits)
+    }
 
 
 def test_the_exit_codes_page_is_the_table():

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from mlxone.backend.arrays import mx
+from mlxone.hub.find import Found
 from mlxone.kv.state import ModelState
+from mlxone.service import loading, shelf
 from mlxone.service.model import Model
 from mlxone.text.template import ChatTemplate
 from mlxone.text.tokenizer import Tokenizer
@@ -69,3 +73,53 @@ def write_folder(folder: Path, config: dict[str, Any] = tiny.PLAIN, **files: Any
 def cold_logits(model: Model, ids: Sequence[int]) -> mx.array:
     """The logits of the last position, by one plain pass over everything."""
     return model.forward(ids, model.new_state())[-1]
+
+
+# Many requests, without weights ---------------------------------------------------------------
+
+
+class Reciter(ScriptedDecoder):
+    """Says the script's token that belongs to the position, whoever else it is working for.
+
+    So an answer is the same alone and among others: position p is followed by script[p % length].
+    """
+
+    form = "stored"
+
+    def hidden(self, ids: mx.array, state: ModelState, **how: Any) -> mx.array:
+        found = super().hidden(ids, state, **how)
+        self.drawn = state.offset  # what `logits` is about to be asked for
+        return found
+
+
+def recited(script: Sequence[int], prompt: int, count: int) -> list[int]:
+    """What a `Reciter` answers to a prompt of so many tokens."""
+    return [script[(prompt + i) % len(script)] for i in range(count)]
+
+
+SCRIPT = tuple(range(40, 57))  # ordinary letters of the rig's tokenizer
+
+
+class Stage:
+    """Folders with real configs, tokenizers and headers, whose weights are put aside for a `Reciter`."""
+
+    def __init__(self, folder: Path, patch: pytest.MonkeyPatch) -> None:
+        self.folder = folder
+        self.decoders: dict[str, Reciter] = {}
+        self.loads: list[str] = []
+        self.dress: Callable[[Model], None] = lambda model: None  # what else happens to a loaded model
+        real = loading.load_found
+
+        def load_found(found: Found, chat_template: Path | None = None) -> Model:
+            model = real(found, chat_template)
+            self.loads.append(model.name)
+            model.decoder = self.decoders[model.name] = Reciter(
+                SCRIPT, context_length=model.decoder.spec.context_length
+            )
+            self.dress(model)
+            return model
+
+        patch.setattr(shelf, "load_found", load_found)
+
+    def model(self, name: str = "tiny", config: dict[str, Any] = tiny.PLAIN, **files: Any) -> Path:
+        return write_folder(self.folder / name, config, **files)

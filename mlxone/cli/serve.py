@@ -1,0 +1,133 @@
+"""`mlxone serve`: models over HTTP, until somebody stops it."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mlxone.cli import streams, terminal
+from mlxone.cli.flags import SectionedCommand, flag, setting_flags
+from mlxone.cli.group import verbose_option
+from mlxone.cli.known import model_dir_flag
+from mlxone.cli.later_flags import LATER, not_built_yet
+from mlxone.cli.models import WAYS
+from mlxone.core.errors import MlxoneError
+from mlxone.core.settings import SERVE_SETTINGS
+
+if TYPE_CHECKING:
+    from mlxone.cli.serve_plan import Plan
+    from mlxone.hub.find import Found
+
+MODELS, ADDRESS, WHO, MEMORY, ANSWERS, OUTPUT = (
+    "Models",
+    "Address",
+    "Who may ask",
+    "Memory",
+    "Answers",
+    "Output",
+)
+ORDER = (ADDRESS, WHO, ANSWERS, MEMORY, OUTPUT)
+_SECTIONS = {
+    **dict.fromkeys(("host", "port", "uds"), ADDRESS),
+    **dict.fromkeys(("api_key", "allowed_origins", "allowed_hosts", "allow_manage"), WHO),
+    **dict.fromkeys(("memory_budget", "prompt_cache", "prompt_cache_bytes", "prompt_cache_size"), MEMORY),
+    **dict.fromkeys(("idle_unload", "ctx_size", "prefill_step"), MEMORY),
+    **dict.fromkeys(("log_level", "log_json"), OUTPUT),
+}
+_QUIET_LEVEL = "warn"
+
+
+class ServeCommand(SectionedCommand):
+    """Says of a flag that is to come that it is to come."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            if error.option_name in LATER:
+                raise not_built_yet(error.option_name) from None
+            raise
+
+
+FLAGS: list[click.Parameter] = [
+    click.Argument(["model"], metavar="[MODEL]", required=False),
+    flag(
+        MODELS,
+        "--model model_flag",
+        f"The same as MODEL; may be repeated. {WAYS} [all that are on this machine]",
+        "MODEL",
+        multiple=True,
+    ),
+    model_dir_flag(),
+    flag(MODELS, "--pull", "Download a model that is missing.", is_flag=True),
+    *sorted(setting_flags(_SECTIONS, ANSWERS, SERVE_SETTINGS), key=lambda flag: ORDER.index(flag.section)),
+    flag(OUTPUT, "--quiet", "No status bar, no progress, and of the log only what goes wrong.", is_flag=True),
+    verbose_option(),
+]
+
+
+@click.command("serve", cls=ServeCommand, params=FLAGS)
+def command(model: str | None, model_flag: tuple[str, ...], model_dir: tuple[str, ...], **flags: Any) -> None:
+    """Serve models over HTTP, as OpenAI's clients expect it.
+
+    With one MODEL every request is for it, whatever model it names. Without any, a request may name each
+    model on this machine, and one that names none gets MLXONE_MODEL, the config file's model or the
+    starter. A line on stdout says when it is ready. SIGTERM or Ctrl-C stops it, a second one at once.
+
+    All flags but those of Models and Other can also be set by a variable (MLXONE_PORT for --port) or in
+    the config file's table [serve] (port = 8090). The flag decides, then the variable, then the file.
+    """
+    from mlxone.cli.opening import find_model
+
+    plan = _plan(flags)
+    _probe(plan)
+    find = functools.partial(find_model, folders=model_dir, pull=flags["pull"], quiet=flags["quiet"])
+    models = _resolved([model, *model_flag], find)
+    if not models:
+        _prepare_default(find)
+    from mlxone.cli import serve_session  # the server with all it needs: everything above is quicker
+
+    code = serve_session.run(plan, models, model_dir, quiet=flags["quiet"])
+    if code:
+        raise click.exceptions.Exit(code)
+
+
+def _plan(flags: Mapping[str, Any]) -> Plan:
+    from mlxone.cli import serve_plan, serve_values
+    from mlxone.hub import config, places
+
+    table = config.table_setting(serve_values.TABLE)
+    given = serve_values.values(flags, os.environ, table, places.config_file())
+    if flags["quiet"]:
+        given.setdefault("log_level", _QUIET_LEVEL)
+    return serve_plan.plan(given)
+
+
+def _probe(plan: Plan) -> None:
+    from mlxone.cli import port_probe
+
+    port_probe.refuse_if_taken(plan.host, plan.port, plan.uds)
+
+
+def _resolved(named: Sequence[str | None], find: Callable[[str], Found]) -> list[str]:
+    """The models as they were named, each once and each known to be here."""
+    places: dict[Path, str] = {}
+    for name in named:
+        if name is not None:
+            places.setdefault(find(name).path.resolve(), name)
+    return list(places.values())
+
+
+def _prepare_default(find: Callable[[str], Found]) -> None:
+    """Not in the middle of the first request that names no model. All others are served without it."""
+    from mlxone.hub.find import default_model
+
+    try:
+        find(default_model())
+    except MlxoneError as error:
+        streams.complain(f"mlxone: the default model cannot be served: {terminal.one_line(str(error))}")

@@ -1,0 +1,113 @@
+"""A server from its start to its stop, as a terminal or a script sees it.
+
+The one line on stdout says that it is ready; the log and the status bar go to stderr.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import sys
+from collections.abc import AsyncIterator, Sequence
+
+from mlxone.cli import status_bar, terminal
+from mlxone.cli.live import Line
+from mlxone.cli.log_screen import LogScreen, writer
+from mlxone.cli.process_load import ProcessLoad
+from mlxone.cli.ready import Ready, ready
+from mlxone.cli.serve_plan import Plan
+from mlxone.cli.server_log import Logging
+from mlxone.cli.stop_signals import StopSignals, die
+from mlxone.hub.find import default_model
+from mlxone.server.serving import Serving, create_server
+from mlxone.service.context import Context
+
+log = logging.getLogger(__name__)
+
+
+def run(plan: Plan, models: Sequence[str], folders: Sequence[str], *, quiet: bool = False) -> int:
+    """Serves until a signal comes; returns the exit code."""
+    live = _may_draw() and not quiet and not plan.log_json
+    screen = LogScreen(writer(sys.stderr), live=live)
+    with screen, Logging(screen.line, level=plan.log_level, as_json=plan.log_json):
+        return asyncio.run(_serve(plan, models, folders, screen))
+
+
+async def _serve(plan: Plan, models: Sequence[str], folders: Sequence[str], screen: LogScreen) -> int:
+    def insist(number: int) -> None:
+        screen.end(patience=0.1)
+        die(number)
+
+    context = Context(models, folders=folders, options=plan.options, owner="serve")
+    serving = create_server(
+        context,
+        host=plan.host,
+        port=plan.port,
+        uds=plan.uds,
+        api_keys=plan.api_keys,
+        allowed_origins=plan.allowed_origins,
+        allowed_hosts=plan.allowed_hosts,
+        grace=plan.grace,
+    )
+    with StopSignals(insist) as signals:
+        screen.bar([_line(f"loading {', '.join(models)}" if models else "starting")])
+        try:
+            if await signals.unless_told(serving.start()):
+                default = None if models else default_model()
+                _say(ready(serving.url, context, plan.options, default), as_json=plan.log_json)
+                async with _bar(screen, serving):
+                    await signals.told.wait()
+                    _say_stopping(context, plan.grace)
+        finally:
+            await serving.stop()
+    return signals.exit_code
+
+
+def _say(what: Ready, *, as_json: bool) -> None:
+    line = json.dumps(what.as_json()) if as_json else terminal.one_line(str(what))
+    print(line, flush=True)
+
+
+def _say_stopping(context: Context, grace: float) -> None:
+    figures = context.figures()
+    if work := figures.running + figures.waiting:
+        log.info("stopping: %d answers may go on for %g s; once more stops at once", work, grace)
+    else:
+        log.info("stopping")
+
+
+@contextlib.asynccontextmanager
+async def _bar(screen: LogScreen, serving: Serving) -> AsyncIterator[None]:
+    task = asyncio.create_task(_keep(screen, serving)) if screen.live else None
+    try:
+        yield
+    finally:
+        if task is not None:
+            task.cancel()
+
+
+async def _keep(screen: LogScreen, serving: Serving) -> None:
+    try:
+        colours, load = status_bar.Colours(), ProcessLoad()
+        while True:
+            # One column stays free: terminals disagree about where the cursor is after a full line.
+            width = terminal.size()[0] - 1
+            figures = serving.context.figures()
+            text = status_bar.bar_text(serving.url, figures, serving.counters, load.read(), width)
+            screen.bar(colours(text))
+            await asyncio.sleep(status_bar.PERIOD)
+    except Exception:  # a server goes on without its bar
+        screen.bar([])
+        log.exception("the status bar failed")
+
+
+def _may_draw() -> bool:
+    return terminal.is_terminal(sys.stderr) and not terminal.plain_wanted(os.environ)
+
+
+def _line(text: str) -> Line:
+    text = terminal.one_line(text)[: terminal.size()[0] - 1]
+    return Line(text, len(text))

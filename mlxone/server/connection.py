@@ -1,0 +1,213 @@
+"""One client's connection: bytes in, bytes out, patience. It knows no HTTP.
+
+asyncio calls a Protocol at once when bytes, an end or a reset come, so no task has to sit and watch for them.
+One task lives as long as the connection and runs the talk on it. Whatever ends the connection cancels that
+task, and with it the handler that it is in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from mlxone.server.errors import TooSlow
+from mlxone.server.limits import Limits
+from mlxone.server.outflow import Outflow
+
+log = logging.getLogger(__name__)
+
+# A client that is still sending has to be let finish, or the reset would take our last answer from it.
+LINGER_SECONDS = 5.0
+_LINGER_BODIES = 4  # as many times the largest body are thrown away meanwhile
+
+
+@dataclass(slots=True)
+class Common:
+    """What all connections of a server share."""
+
+    limits: Limits
+    too_many: bytes  # the whole answer to a connection beyond the limit
+    clock: Callable[[], float] = time.monotonic
+    connections: set[Connection] = field(default_factory=set)
+    empty: asyncio.Event = field(default_factory=asyncio.Event)
+    stopping: bool = False
+
+
+Talk = Callable[["Connection"], Coroutine[Any, Any, bool]]
+"""Runs on a connection until nothing more is to be said. True: the client may still be sending."""
+
+
+class Connection(asyncio.Protocol):
+    __slots__ = (
+        *("_common", "_discard", "_lost", "_room", "_talk", "_task", "_transport", "_waiter"),
+        *("deadline", "ended", "gone", "idle", "inbox", "out", "peer", "watched"),
+    )
+
+    def __init__(self, common: Common, talk: Talk) -> None:
+        self._common = common
+        self._talk = talk
+        self._room = common.limits.header_bytes  # a head always fits; bodies are taken as they come
+        self._discard: int | None = None  # how many more bytes to throw away, once all is said
+        self._lost = False
+        self._task: asyncio.Task[None] | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self.inbox = bytearray()  # came, and was not looked at
+        self.deadline = math.inf  # for what `more` waits for
+        self.ended = False  # the client sends nothing more
+        self.gone = False  # nobody is left to answer
+        self.idle = True  # between two requests, and may be closed
+        self.watched = False  # the client's end means that it no longer wants what is being made
+
+    # asyncio calls these.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        limits = self._common.limits
+        self.out = Outflow(self._transport, limits.unsent_bytes, limits.write_seconds, self._common.clock)
+        name = transport.get_extra_info("peername")
+        self.peer = str(name[0]) if isinstance(name, tuple) else "unix"
+        others = self._common.connections
+        others.add(self)
+        self._common.empty.clear()
+        if self._common.stopping:
+            self._transport.abort()
+        elif len(others) > 2 * limits.connections:
+            self._transport.abort()  # not even a refusal may cost without limit
+        elif len(others) > limits.connections:
+            self.out.write(self._common.too_many)
+            self._linger()
+        else:
+            self._task = asyncio.get_running_loop().create_task(self._live())
+
+    def data_received(self, data: bytes) -> None:
+        if self._discard is not None:
+            self._discard -= len(data)
+            if self._discard < 0:
+                self._transport.abort()
+            return
+        self.inbox += data
+        if len(self.inbox) > self._room:
+            self._transport.pause_reading()
+        self._wake()
+
+    def eof_received(self) -> bool:
+        self.ended = True
+        if self._discard is not None:
+            return False  # closes
+        if self._waiter is not None:
+            self._wake()
+        elif self.watched:
+            self.leave()
+        return True  # there may be answers to send
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._lost = self.gone = True
+        if self._task is None or self._task.done():
+            self._depart()
+        else:
+            self._task.cancel()
+
+    def pause_writing(self) -> None:
+        self.out.pause()
+
+    def resume_writing(self) -> None:
+        self.out.resume()
+
+    # The talk calls these.
+
+    async def more(self) -> None:
+        """Until something came, or the client's end; past the deadline a TooSlow."""
+        if len(self.inbox) <= self._room:
+            self._transport.resume_reading()
+        if self.ended:
+            return
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def allow(self, seconds: float) -> None:
+        self.deadline = self._common.clock() + seconds
+
+    # The server calls these.
+
+    def check(self, now: float) -> None:
+        """Patience has its limits; called every now and then."""
+        if self.out.stalled(now):
+            self.abort()
+        elif now >= self.deadline:
+            if self._discard is not None:
+                self._transport.abort()
+            elif self._waiter is not None and not self._waiter.done():
+                self._waiter.set_exception(TooSlow("the request did not come in time"))
+
+    def retire(self) -> None:
+        """No further requests. Whoever is in the middle of one goes on."""
+        if self._task is None or self._task.done():
+            if self.out.empty:
+                self._transport.close()
+        elif self.idle:
+            self._transport.close()
+            self._task.cancel()
+
+    def stop(self) -> None:
+        """The time to finish is over: what is being made is cancelled, and may say so."""
+        if self._task is None or self._task.done():
+            self._transport.abort()
+        else:
+            self._task.cancel()
+
+    def leave(self) -> None:
+        """The client wants nothing more."""
+        self.gone = True
+        if self._task is not None:
+            self._task.cancel()
+
+    def abort(self) -> None:
+        self.gone = True
+        self._transport.abort()
+        if self._task is not None:
+            self._task.cancel()
+
+    # Between themselves.
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def _live(self) -> None:
+        sending = False
+        try:
+            sending = await self._talk(self)
+        except Exception:  # one connection's bug is not the server's end
+            log.exception("a connection of %s failed", self.peer)
+        finally:
+            self._close(sending)
+
+    def _close(self, sending: bool) -> None:
+        self.inbox.clear()
+        if self._lost:
+            self._depart()
+        elif sending and not self.ended and not self.gone and not self._common.stopping:
+            self._linger()
+        else:
+            self._transport.close()
+
+    def _linger(self) -> None:
+        self._discard = _LINGER_BODIES * self._common.limits.body_bytes
+        self.idle = True
+        self.allow(min(LINGER_SECONDS, self._common.limits.read_seconds))
+        if self._transport.can_write_eof() and not self._transport.is_closing():
+            self._transport.write_eof()
+        self._transport.resume_reading()
+
+    def _depart(self) -> None:
+        self._common.connections.discard(self)
+        if not self._common.connections:
+            self._common.empty.set()

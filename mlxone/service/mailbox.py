@@ -1,0 +1,109 @@
+"""Events on their way from the thread that makes them to the event loop that reads them.
+
+One mailbox for all the answers to one request. It holds so many events and no more; whoever fills it
+asks `stalled` first. It also keeps the promise that an answer ends in exactly one terminal event: the
+first one counts, whoever sends it, and nothing comes after it. Knows nothing of models.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections import deque
+from collections.abc import Callable
+
+from mlxone.core.words import Event, Failed, Finished
+
+BOUND = 256  # events; the terminal one of each answer may come on top
+
+
+class Mailbox:
+    def __init__(
+        self,
+        answers: int,
+        *,
+        bound: int = BOUND,
+        room: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Made in the event loop that will read. `room` is called when a full one is half empty again."""
+        self._loop = asyncio.get_running_loop()
+        self._bound, self._room = bound, room
+        self._events: deque[tuple[int, Event]] = deque()
+        self._open = set(range(answers))  # answers without their terminal event
+        self._sleeper: asyncio.Future[None] | None = None
+        self._lock = threading.Lock()
+        self.stalled = False  # full, and not half empty since
+        self.closed = False  # nobody reads any more
+
+    # The side that makes events; any thread ----------------------------------------------
+
+    def is_open(self, number: int) -> bool:
+        return number in self._open
+
+    def put(self, number: int, event: Event) -> bool:
+        """False where that answer has ended already, or nobody reads."""
+        with self._lock:
+            if number not in self._open:
+                return False
+            if isinstance(event, Finished | Failed):
+                self._open.discard(number)
+            self._events.append((number, event))
+            self.stalled = self.stalled or len(self._events) >= self._bound
+            sleeper, self._sleeper = self._sleeper, None
+        if sleeper is not None and not self._call(sleeper):
+            self.close()
+        return True
+
+    def fail(self, error: Exception) -> list[int]:
+        """Ends all that have not ended; says which those were."""
+        with self._lock:
+            left = sorted(self._open)
+        return [number for number in left if self.put(number, Failed(error))]
+
+    def close(self) -> list[int]:
+        """Nobody will read: says which answers had not ended."""
+        with self._lock:
+            left, self._open = sorted(self._open), set()
+            self.closed, self.stalled = True, False
+            self._events.clear()
+            sleeper, self._sleeper = self._sleeper, None
+        if sleeper is not None:
+            self._call(sleeper)
+        return left
+
+    def _call(self, sleeper: asyncio.Future[None]) -> bool:
+        try:
+            self._loop.call_soon_threadsafe(_wake, sleeper)
+        except RuntimeError:  # the loop was closed, and its readers with it
+            return False
+        return True
+
+    # The side that reads; the loop's thread -----------------------------------------------
+
+    @property
+    def held(self) -> int:
+        return len(self._events)
+
+    async def take(self) -> tuple[int, Event] | None:
+        """The next event; None after the last one, or once it was closed."""
+        while True:
+            with self._lock:
+                if self._events:
+                    taken = self._events.popleft()
+                    has_room = self.stalled and len(self._events) <= self._bound // 2
+                    self.stalled = self.stalled and not has_room
+                    break
+                if not self._open:
+                    return None
+                sleeper = self._sleeper = self._sleeper or self._loop.create_future()
+            # Shielded: a reader that gives up waiting must not take the others' wake-up with it.
+            await asyncio.shield(sleeper)
+        if has_room:
+            self._room()
+        return taken
+
+
+def _wake(sleeper: asyncio.Future[None]) -> None:
+    with contextlib.suppress(asyncio.InvalidStateError):
+        sleeper.set_result(None)

@@ -1,0 +1,166 @@
+"""A request made complete: every value decided, its prompt in tokens, and known to fit some day.
+
+What a client gave comes before what the operator set, and that before what the model ships. Reads no
+weights and needs no MLX thread: templates and tokenising are the slow half, and several run at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+from mlxone.core.errors import ContextOverflow, MlxoneError, UsageError
+from mlxone.core.settings import PREFILL_STEP
+from mlxone.core.words import ChatRequest, Sampling
+from mlxone.fitting.admission import Admission, Refusal
+from mlxone.fitting.report import LONGEST
+from mlxone.service.answer import prompt_ids
+from mlxone.service.checks import check_number
+from mlxone.service.defaults import make_sampling, sampling_for
+from mlxone.service.model import Model
+from mlxone.service.options import Options
+from mlxone.service.shelf import Loaded
+
+SEEDS = 2**63
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Tokens and numbers only. An open-ended answer's `max_tokens` is the most it could ever have."""
+
+    request: ChatRequest
+    open_ended: bool
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        assert self.request.ids is not None
+        return self.request.ids
+
+    @property
+    def max_tokens(self) -> int:
+        assert self.request.max_tokens is not None
+        return self.request.max_tokens
+
+    def choice(self, number: int) -> Prepared:
+        """Choice i of a request with seed s is drawn with s + i: different, and repeatable."""
+        seed = self.request.sampling.seed
+        if not number or seed is None:
+            return self
+        sampling = replace(self.request.sampling, seed=(seed + number) % SEEDS)
+        return replace(self, request=replace(self.request, sampling=sampling))
+
+
+def prepare(loaded: Loaded, request: ChatRequest, options: Options) -> Prepared:
+    model = loaded.words
+    with _naming("max_tokens"):
+        check_number("max_tokens", request.max_tokens)
+    request = replace(
+        _with_template_values(request, options),
+        sampling=_sampling(model, request, options),
+        context_size=_least(request.context_size, options.ctx_size),
+        prefill_step=_step(request, options),
+    )
+    ids = prompt_ids(model, request)
+    asked = request.max_tokens if request.max_tokens is not None else options.max_tokens
+    room = _room(loaded, request, len(ids), asked)
+    request = replace(
+        request,
+        ids=tuple(ids),
+        messages=None,
+        text=None,
+        thinking=None,
+        template_kwargs={},
+        max_tokens=room,
+        wishes={},
+    )
+    return Prepared(request, open_ended=asked is None)
+
+
+def defaults(model: Model, options: Options) -> Sampling:
+    """What a request without any wishes gets."""
+    return sampling_for(model, options.sampling)
+
+
+def _sampling(model: Model, request: ChatRequest, options: Options) -> Sampling:
+    if request.sampling != Sampling():  # whoever made this request has decided already
+        if request.wishes:
+            raise UsageError("a request has either a sampling of its own or wishes for one")
+        return request.sampling
+    wishes = {name: value for name, value in request.wishes.items() if value is not None}
+    for name, value in wishes.items():
+        with _naming(name):
+            make_sampling({name: value}, model.vocab_size)
+    return sampling_for(model, {**options.sampling, **wishes})
+
+
+def _with_template_values(request: ChatRequest, options: Options) -> ChatRequest:
+    if request.messages is None:
+        for name in ("thinking", "template_kwargs"):
+            if getattr(request, name):
+                raise UsageError(f"{name} needs messages: this prompt goes through no template", param=name)
+        return request
+    flags: Mapping[str, Any] = options.template_kwargs
+    thinking = options.thinking
+    if request.thinking is not None:
+        thinking = request.thinking
+        flags = {name: value for name, value in flags.items() if name != "enable_thinking"}
+    return replace(request, thinking=thinking, template_kwargs={**flags, **request.template_kwargs})
+
+
+def _step(request: ChatRequest, options: Options) -> int:
+    """Never more than the memory was counted with."""
+    given = request.prefill_step
+    return options.prefill_step if given == PREFILL_STEP else min(given, options.prefill_step)
+
+
+def _room(loaded: Loaded, request: ChatRequest, prompt: int, asked: int | None) -> int:
+    """How many tokens the answer may have: to the end of the context, and what was asked for at most."""
+    admission = loaded.admission
+    context = _least(request.context_size, loaded.words.context_length) or LONGEST
+    if prompt >= context:
+        raise _overflow(
+            f"the prompt has {prompt:,} tokens and the context {context:,}: no room for an answer",
+            "shorten the prompt",
+            _numbers(admission.never(prompt, 1), prompt, asked or 1, admission) | {"max_context": context},
+        )
+    room = context - prompt
+    if asked is None:
+        room = min(room, max(1, loaded.longest - prompt))
+    else:
+        room = min(room, asked)
+    refusal = admission.never(prompt, room)
+    if refusal is None:
+        return room
+    hint = "shorten the prompt"
+    if refusal.max_context > prompt:
+        hint = f"ask for at most {refusal.max_context - prompt:,} tokens"
+    raise _overflow(refusal.reason, hint, _numbers(refusal, prompt, room, admission))
+
+
+def _overflow(reason: str, hint: str, details: Mapping[str, int]) -> ContextOverflow:
+    return ContextOverflow(reason, hint=hint, details=details)
+
+
+def _numbers(refusal: Refusal | None, prompt: int, tokens: int, admission: Admission) -> dict[str, int]:
+    return {
+        "prompt_tokens": prompt,
+        "max_tokens": tokens,
+        "needed_bytes": refusal.needed_bytes if refusal else 0,
+        "budget_bytes": admission.budget,
+        "max_context": refusal.max_context if refusal else admission.longest(),
+    }
+
+
+def _least(*limits: int | None) -> int | None:
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+@contextmanager
+def _naming(field: str) -> Iterator[None]:
+    try:
+        yield
+    except MlxoneError as error:
+        error.param = error.param or field
+        raise

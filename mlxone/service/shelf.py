@@ -1,0 +1,214 @@
+"""The models in memory: loaded when asked for, put away when others need the room or nobody came.
+
+Everything here happens on the one thread that owns MLX, but for `at_hand` and `loaded`. A model has
+work while an answer of it has begun; one whose answers all still wait may be put away, as each of
+them asks for its model again when its turn comes. So two models that do not fit together take turns.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
+from typing import cast
+
+from mlxone.backend.arrays import mx
+from mlxone.core.errors import ModelOverBudget, Overloaded, UsageError
+from mlxone.fitting.admission import Admission, Refusal, Ticket
+from mlxone.fitting.work import Work
+from mlxone.hub.in_use import in_use
+from mlxone.kv.prefixes import PrefixStore
+from mlxone.models.decoder import Decoder
+from mlxone.service.admission import SHORTEST, Ledger
+from mlxone.service.catalogue import Offer
+from mlxone.service.figures import MemoryFigures
+from mlxone.service.loading import load_found
+from mlxone.service.model import Model
+from mlxone.service.options import Options
+
+Ask = Callable[[], Ticket | Refusal]
+OFTEN = 0.1  # seconds between two looks at MLX's memory
+
+
+@dataclass(slots=True, eq=False)
+class Loaded:
+    offer: Offer
+    model: Model
+    words: Model  # the same without its weights: whoever holds this holds no memory
+    admission: Admission
+    longest: int  # context that fits with nothing beside it
+    used: float
+    held: ExitStack
+    at_work: int = 0  # answers that have begun
+    weights_bytes: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.weights_bytes = self.admission.case.needs(Work(1)).weights_bytes
+
+
+class Shelf:
+    def __init__(self, options: Options, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._options, self._clock = options, clock
+        self.ledger = Ledger(options.memory_budget, Work(prefill_step=options.prefill_step))
+        self.prefixes = PrefixStore(options.prompt_cache_bytes, options.prompt_cache_entries)
+        self.ledger.add_store(self.prefixes)
+        self._held: dict[str, Loaded] = {}
+        self._measured_at: float | None = None
+        self.memory = MemoryFigures()
+
+    # For every thread -------------------------------------------------------------------
+
+    def at_hand(self, offer: Offer) -> Loaded | None:
+        return self._held.get(offer.key)
+
+    @property
+    def loaded(self) -> tuple[Loaded, ...]:
+        """The one used last comes last."""
+        return tuple(sorted(self._held.values(), key=lambda one: one.used))
+
+    # Its own thread ---------------------------------------------------------------------
+
+    def take(self, offer: Offer) -> Loaded:
+        """The loaded model; its weights are not read before its first answer."""
+        found = self._held.get(offer.key)
+        if found is None:
+            found = self._load(offer)
+            self._held[offer.key] = found
+        found.used = self._clock()
+        return found
+
+    def bring_in(self, offer: Offer) -> Loaded:
+        """As `take`, but its weights are promised, whatever idle model must make room."""
+        loaded = self.take(offer)
+        answer = self.admit(loaded, self._shortest(loaded))
+        if isinstance(answer, Refusal):
+            if not answer.can_wait:
+                raise ModelOverBudget(f"{offer.id}: {answer.reason}", param="model")
+            raise Overloaded(
+                f"{offer.id} does not fit beside what is at work at present",
+                hint="it does when that has finished",
+            )
+        self.give_back(answer)
+        return loaded
+
+    def bring_in_if_room(self, offer: Offer) -> None:
+        """As `bring_in`, but nothing makes room."""
+        loaded = self.take(offer)
+        ticket = self._shortest(loaded)()
+        if isinstance(ticket, Ticket):
+            self.ledger.count(loaded.admission)
+            self.give_back(ticket)
+
+    def admit(self, loaded: Loaded, ask: Ask) -> Ticket | Refusal:
+        """Asks, and makes room until the answer is yes or nothing is left that could give way."""
+        while isinstance(answer := ask(), Refusal):
+            wanted = answer.needed_bytes - answer.budget_bytes
+            if not answer.can_wait or not self._make_room(wanted, loaded):
+                return answer
+        self.ledger.count(loaded.admission)
+        self.ledger.settle()
+        return answer
+
+    def give_back(self, ticket: Ticket) -> None:
+        ticket.release()
+        self.ledger.settle()
+
+    @property
+    def is_idle(self) -> bool:
+        return not any(one.at_work for one in self._held.values())
+
+    def put_away(self, offer: Offer) -> None:
+        """At the request of a client."""
+        found = self._held.get(offer.key)
+        if found is not None and found.at_work:
+            raise Overloaded(f"{offer.id} is answering at present", hint="try again when it has finished")
+        if found is not None:
+            self._unload(found)
+
+    def put_all_away(self) -> None:
+        for one in list(self._held.values()):
+            self._unload(one)
+
+    def put_idle_away(self, is_wanted: Callable[[Offer], bool]) -> float | None:
+        """Those unused for as long as the operator said; in how many seconds the next one may go."""
+        limit = self._options.idle_unload
+        if limit is None:
+            return None
+        now, waits = self._clock(), []
+        for one in list(self._held.values()):
+            if one.at_work or is_wanted(one.offer):
+                one.used = now
+            if now - one.used >= limit:
+                self._unload(one)
+            else:
+                waits.append(one.used + limit - now)
+        return min(waits, default=None)
+
+    def measure(self, *, now: bool = False) -> None:
+        """What MLX holds, for whoever asks on another thread."""
+        clock = self._clock()
+        if now or self._measured_at is None or clock - self._measured_at >= OFTEN:
+            self._measured_at = clock
+            peak = max(self.memory.peak_bytes, mx.get_peak_memory())
+            self.memory = MemoryFigures(mx.get_active_memory(), mx.get_cache_memory(), peak)
+
+    def _load(self, offer: Offer) -> Loaded:
+        self.ledger.check_alone(offer.path, offer.id)
+        with ExitStack() as held:
+            held.enter_context(in_use(offer.path, what="serve"))
+            model = load_found(offer.found, self._options.chat_template)
+            admission = self.ledger.open(model)
+            held.callback(self.ledger.drop, admission)
+            return Loaded(
+                offer,
+                model,
+                without_weights(model),
+                admission,
+                admission.longest(),
+                self._clock(),
+                held.pop_all(),
+            )
+
+    def _unload(self, loaded: Loaded) -> None:
+        """Nothing else holds a model that has no work, so its weights go with it."""
+        del self._held[loaded.offer.key]
+        loaded.held.close()
+        self.prefixes.forget(loaded.offer.key)
+        del loaded.model
+        gc.collect()
+        mx.clear_cache()
+        self.ledger.settle()
+        self.measure(now=True)
+
+    def _make_room(self, wanted: int, keep: Loaded) -> bool:
+        if self.ledger.give_way(wanted):
+            return True
+        idle = [
+            one
+            for one in self._held.values()
+            if one is not keep and not one.at_work and self.ledger.counts(one.admission)
+        ]
+        if idle:
+            self._unload(min(idle, key=lambda one: one.used))
+        return bool(idle)
+
+    @staticmethod
+    def _shortest(loaded: Loaded) -> Ask:
+        length = min(SHORTEST, loaded.longest)
+        return lambda: loaded.admission.admit(length, 0)
+
+
+def check_context(loaded: Loaded, ctx_size: int | None) -> None:
+    """An operator's limit beyond the model's own would be a promise that nobody can keep."""
+    limit = loaded.model.context_length
+    if ctx_size is not None and limit is not None and ctx_size > limit:
+        raise UsageError(f"ctx_size {ctx_size:,} is beyond the context of {loaded.offer.id}: {limit:,}")
+
+
+def without_weights(model: Model) -> Model:
+    """For templates and tokens, which need to know of the decoder only what it was made for."""
+    decoder = SimpleNamespace(spec=model.decoder.spec, form=model.decoder.form)
+    return replace(model, decoder=cast(Decoder, decoder))

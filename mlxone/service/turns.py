@@ -1,0 +1,130 @@
+"""One answer's turn on the models' thread: its model, its memory, its events, and all of it given back."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Generator
+from contextlib import closing
+from dataclasses import replace
+from functools import partial
+
+from mlxone.backend.arrays import mx
+from mlxone.core.errors import ContextOverflow
+from mlxone.core.words import Event, Finished, Stats, Token
+from mlxone.fitting.admission import Refusal, Ticket
+from mlxone.kv.prefixes import PrefixStore
+from mlxone.service.answer import Answer
+from mlxone.service.catalogue import Offer
+from mlxone.service.figures import Tally
+from mlxone.service.memory import Remembers, Shared
+from mlxone.service.preparing import Prepared
+from mlxone.service.shelf import Loaded, Shelf
+
+log = logging.getLogger(__name__)
+
+# What an answer without max_tokens is promised at a time. More would keep others out, and drive out
+# kept prompts, for an answer that mostly ends long before the context does.
+PORTION = 1024
+ENDLESS = 2**62
+
+Note = Callable[[Loaded, Stats], None]
+
+
+class Prompt:
+    """What the choices of one prompt share, so that it is read once."""
+
+    def __init__(self, shelf: Shelf, offer: Offer, choices: int) -> None:
+        self.shelf, self.offer, self._left = shelf, offer, choices
+        self._store: PrefixStore | None = shelf.prefixes if shelf.prefixes.max_bytes else None
+        self._private = self._store is None and choices > 1
+        if self._private:
+            self._store = PrefixStore(ENDLESS)
+
+    def memory(self) -> Remembers | None:
+        if self._store is None:
+            return None
+        if self._private:
+            self.shelf.ledger.add_store(self._store)
+        return Shared(self._store, self.offer.key)
+
+    def end(self) -> None:
+        """One choice has ended."""
+        self._left -= 1
+        if self._private and self._store is not None and not self._left:
+            self.shelf.ledger.drop_store(self._store)
+            self._store.forget(self.offer.key)
+
+
+class AnswerTurn:
+    def __init__(self, prompt: Prompt, prepared: Prepared, tally: Tally, note: Note) -> None:
+        self._prompt, self._prepared, self._tally, self._note = prompt, prepared, tally, note
+        self._shelf = prompt.shelf
+
+    def begin(self) -> Generator[Event, None, None] | None:
+        """Its model may have been put away since it was asked for, and is loaded again."""
+        loaded, tokens = self._shelf.take(self._prompt.offer), self._first_portion()
+        ticket = self._shelf.admit(loaded, lambda: loaded.admission.admit(len(self._prepared.ids), tokens))
+        if isinstance(ticket, Ticket):
+            return self._run(loaded, ticket, tokens)
+        if ticket.can_wait and not self._shelf.is_idle:
+            return None
+        # The budget has shrunk since: with nothing at work there is nothing left to wait for.
+        raise ContextOverflow(ticket.reason, details=_numbers(ticket, len(self._prepared.ids), tokens))
+
+    def end(self) -> None:
+        self._prompt.end()
+
+    def _first_portion(self) -> int:
+        most = self._prepared.max_tokens
+        return min(PORTION, most) if self._prepared.open_ended else most
+
+    def _run(self, loaded: Loaded, ticket: Ticket, granted: int) -> Generator[Event, None, None]:
+        answer: Answer | None = None
+        stats: Stats | None = None
+        loaded.at_work += 1
+        mx.reset_peak_memory()
+        try:
+            answer = Answer(loaded.model, self._prepared.request, memory=self._prompt.memory())
+            with closing(answer.events()) as events:
+                for event in events:
+                    if isinstance(event, Token):
+                        if event.index + 2 >= granted < answer.max_tokens:
+                            granted = self._more(loaded, ticket, answer, event.index + 2)
+                    elif isinstance(event, Finished):
+                        stats = event.stats
+                    self._shelf.measure()
+                    yield event
+        finally:
+            loaded.at_work -= 1
+            self._shelf.give_back(ticket)
+            self._shelf.measure(now=True)
+            if answer is not None:
+                self._tally.worked(stats or answer.stats("cancelled"))
+            if stats is not None:
+                self._learn(loaded, stats)
+
+    def _more(self, loaded: Loaded, ticket: Ticket, answer: Answer, spent: int) -> int:
+        """The next portion of an open-ended answer; where there is none, it ends for its length."""
+        portion = min(PORTION, answer.max_tokens - spent)
+        if self._shelf.admit(loaded, partial(loaded.admission.extend, ticket, portion)):
+            return spent + portion
+        log.info("an answer of %s ends after %d tokens: no memory is left", loaded.offer.id, spent)
+        answer.max_tokens = spent
+        return spent
+
+    def _learn(self, loaded: Loaded, stats: Stats) -> None:
+        """From an answer that was alone: else the peak would tell of others."""
+        if stats.cached_tokens or not self._shelf.is_idle or len(self._shelf.loaded) > 1:
+            return
+        beside = self._shelf.prefixes.bytes
+        self._note(loaded, replace(stats, peak_memory_bytes=max(0, stats.peak_memory_bytes - beside)))
+
+
+def _numbers(refusal: Refusal, prompt: int, tokens: int) -> dict[str, int]:
+    return {
+        "prompt_tokens": prompt,
+        "max_tokens": tokens,
+        "needed_bytes": refusal.needed_bytes,
+        "budget_bytes": refusal.budget_bytes,
+        "max_context": refusal.max_context,
+    }
