@@ -30,7 +30,7 @@ TESTS   := $(APP)-test
 PARTS   := $(wildcard mlxone tests tools bench)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format parity fuzz bench dist starter clean
+.PHONY: help run test lint format parity fuzz soak bench dist starter clean
 .DELETE_ON_ERROR:
 
 help: ## Show this list
@@ -57,6 +57,9 @@ parity: $(TESTS) starter ## The long proof that logits equal mlx-lm's
 
 fuzz: $(TESTS) starter ## Damaged files and random requests, at length
 	@$(BIN)/python -m pytest tests -n 2 -q -m "long or hypothesis" --ignore tests/parity --hypothesis-profile=fuzz
+
+soak: $(TESTS) starter ## Thousands of requests at one server: nothing may grow and nothing may stay
+	@$(BIN)/python -m pytest tests/e2e -q -m long -k "soak or serve"
 
 bench: $(TESTS) starter ## Side by side with mlx-lm, as in docs/benchmarks.md
 	@$(BIN)/python -m bench

@@ -10,7 +10,11 @@ from pathlib import Path
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m bench",
+        description=__doc__,
+        epilog="beside this: bench.serve (the servers), bench.fit (memory), bench.registry (a full cache)",
+    )
     parser.add_argument("--rounds", type=int, default=5, help="runs of each system")
     parser.add_argument("--prompt", type=int, help="prompt tokens (256 on a CPU, 2048 on a GPU)")
     parser.add_argument("--count", type=int, help="tokens to decode (32 on a CPU, 192 on a GPU)")

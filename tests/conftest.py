@@ -50,10 +50,13 @@ def _throw_away(home: Path) -> dict[str, str]:
 
 
 def _is_personal(name: str) -> bool:
-    """Variables that would let a developer's own settings decide a test."""
+    """Variables that would let a developer's own settings decide a test.
+
+    MLXONE_BINARY is no setting: it names the program that the process tests start.
+    """
     prefixes = ("MLXONE_", "HF_", "HUGGING", "TRANSFORMERS_", "XDG_", "SSL_CERT_", "REQUESTS_CA")
     return (
-        name.startswith(prefixes)
+        (name.startswith(prefixes) and name != "MLXONE_BINARY")
         or name.upper().endswith("_PROXY")
         or name in ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES")
     )

@@ -37,7 +37,7 @@ class LogScreen:
         self._write, self._size = write, size
         self._region = LiveRegion()
         self._bar: Bar = ()
-        self._queue: queue.Queue[str | Bar | None] = queue.Queue(waiting)
+        self._queue: queue.Queue[str | Bar | threading.Event | None] = queue.Queue(waiting)
         self._lost = 0
         self._thread = threading.Thread(target=self._run, name="mlxone-log", daemon=True)
 
@@ -68,8 +68,19 @@ class LogScreen:
             with contextlib.suppress(queue.Full):
                 self._queue.put_nowait(lines)
 
+    def clear(self) -> None:
+        """Without the bar when it returns, so that others may write to the same terminal."""
+        done = threading.Event()
+        with contextlib.suppress(queue.Full):
+            self._queue.put((), timeout=PATIENCE)
+            self._queue.put(done, timeout=PATIENCE)
+            done.wait(PATIENCE)
+
     def _run(self) -> None:
         while (what := self._queue.get()) is not None:
+            if isinstance(what, threading.Event):
+                what.set()
+                continue
             out = self._drawn(what) if self.live else self._plain(what)
             # Nobody may be there any more: the queue is emptied all the same.
             with contextlib.suppress(OSError, ValueError):

@@ -6,7 +6,6 @@ Not a promise that the place is free. Whoever listens there a moment later is fo
 from __future__ import annotations
 
 import contextlib
-import http.client
 import json
 import socket
 from typing import Any
@@ -62,6 +61,8 @@ def _who(found: socket.socket) -> str:
 
 def _ask(found: socket.socket) -> tuple[str, dict[str, Any]] | None:
     """What it calls itself and what it says at /version; None where it says nothing that is HTTP."""
+    import http.client  # mostly nobody is there to be asked
+
     with contextlib.suppress(OSError, http.client.HTTPException, ValueError):
         found.settimeout(ANSWER)
         found.sendall(b"GET /version HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")

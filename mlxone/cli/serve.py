@@ -79,8 +79,9 @@ def command(model: str | None, model_flag: tuple[str, ...], model_dir: tuple[str
     model on this machine, and one that names none gets MLXONE_MODEL, the config file's model or the
     starter. A line on stdout says when it is ready. SIGTERM or Ctrl-C stops it, a second one at once.
 
-    All flags but those of Models and Other can also be set by a variable (MLXONE_PORT for --port) or in
-    the config file's table [serve] (port = 8090). The flag decides, then the variable, then the file.
+    All flags but --quiet and those of Models and Other can also be set by a variable (MLXONE_PORT for
+    --port) or in the config file's table [serve] (port = 8090). The flag decides, then the variable,
+    then the file.
     """
     from mlxone.cli.opening import find_model
 
@@ -88,11 +89,11 @@ def command(model: str | None, model_flag: tuple[str, ...], model_dir: tuple[str
     _probe(plan)
     find = functools.partial(find_model, folders=model_dir, pull=flags["pull"], quiet=flags["quiet"])
     models = _resolved([model, *model_flag], find)
-    if not models:
-        _prepare_default(find)
+    default = None if models else _prepared_default(find)
     from mlxone.cli import serve_session  # the server with all it needs: everything above is quicker
 
-    code = serve_session.run(plan, models, model_dir, quiet=flags["quiet"])
+    served = serve_session.Served(models, model_dir, default)
+    code = serve_session.run(plan, served, quiet=flags["quiet"])
     if code:
         raise click.exceptions.Exit(code)
 
@@ -123,11 +124,13 @@ def _resolved(named: Sequence[str | None], find: Callable[[str], Found]) -> list
     return list(places.values())
 
 
-def _prepare_default(find: Callable[[str], Found]) -> None:
-    """Not in the middle of the first request that names no model. All others are served without it."""
+def _prepared_default(find: Callable[[str], Found]) -> str:
+    """Downloaded not in the middle of the first request for it. All others are served without it."""
     from mlxone.hub.find import default_model
 
+    name = default_model()
     try:
-        find(default_model())
+        find(name)
     except MlxoneError as error:
         streams.complain(f"mlxone: the default model cannot be served: {terminal.one_line(str(error))}")
+    return name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,6 +102,8 @@ def _template_args(text: str | None) -> Mapping[str, Any]:
 def _keys(given: Iterable[str]) -> Iterable[str]:
     """No complaint repeats a key."""
     for word in given:
+        if not word.startswith("@") and os.path.isfile(word):
+            raise UsageError(f"--api-key names a file: {word}", hint=f"@{word} means the keys in it")
         keys = _keys_of_file(word[1:]) if word.startswith("@") else [word]
         for key in keys:
             try:

@@ -12,6 +12,7 @@ import logging
 import os
 import sys
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 
 from mlxone.cli import status_bar, terminal
 from mlxone.cli.live import Line
@@ -21,27 +22,35 @@ from mlxone.cli.ready import Ready, ready
 from mlxone.cli.serve_plan import Plan
 from mlxone.cli.server_log import Logging
 from mlxone.cli.stop_signals import StopSignals, die
-from mlxone.hub.find import default_model
 from mlxone.server.serving import Serving, create_server
 from mlxone.service.context import Context
 
 log = logging.getLogger(__name__)
 
 
-def run(plan: Plan, models: Sequence[str], folders: Sequence[str], *, quiet: bool = False) -> int:
+@dataclass(frozen=True, slots=True)
+class Served:
+    """Which models: those named, or else all that are here, and the one for requests that name none."""
+
+    models: Sequence[str]
+    folders: Sequence[str] = ()
+    default: str | None = None
+
+
+def run(plan: Plan, served: Served, *, quiet: bool = False) -> int:
     """Serves until a signal comes; returns the exit code."""
     live = _may_draw() and not quiet and not plan.log_json
     screen = LogScreen(writer(sys.stderr), live=live)
     with screen, Logging(screen.line, level=plan.log_level, as_json=plan.log_json):
-        return asyncio.run(_serve(plan, models, folders, screen))
+        return asyncio.run(_serve(plan, served, screen))
 
 
-async def _serve(plan: Plan, models: Sequence[str], folders: Sequence[str], screen: LogScreen) -> int:
+async def _serve(plan: Plan, served: Served, screen: LogScreen) -> int:
     def insist(number: int) -> None:
         screen.end(patience=0.1)
         die(number)
 
-    context = Context(models, folders=folders, options=plan.options, owner="serve")
+    context = Context(served.models, folders=served.folders, options=plan.options, owner="serve")
     serving = create_server(
         context,
         host=plan.host,
@@ -53,16 +62,17 @@ async def _serve(plan: Plan, models: Sequence[str], folders: Sequence[str], scre
         grace=plan.grace,
     )
     with StopSignals(insist) as signals:
-        screen.bar([_line(f"loading {', '.join(models)}" if models else "starting")])
-        try:
-            if await signals.unless_told(serving.start()):
-                default = None if models else default_model()
-                _say(ready(serving.url, context, plan.options, default), as_json=plan.log_json)
-                async with _bar(screen, serving):
+        screen.bar([_line(f"loading {', '.join(served.models)}" if served.models else "starting")])
+        async with contextlib.AsyncExitStack() as until_the_end:
+            try:
+                if await signals.unless_told(serving.start()):
+                    screen.clear()
+                    _say(ready(serving.url, context, plan.options, served.default), as_json=plan.log_json)
+                    await until_the_end.enter_async_context(_bar(screen, serving))
                     await signals.told.wait()
                     _say_stopping(context, plan.grace)
-        finally:
-            await serving.stop()
+            finally:
+                await serving.stop()
     return signals.exit_code
 
 
@@ -74,7 +84,8 @@ def _say(what: Ready, *, as_json: bool) -> None:
 def _say_stopping(context: Context, grace: float) -> None:
     figures = context.figures()
     if work := figures.running + figures.waiting:
-        log.info("stopping: %d answers may go on for %g s; once more stops at once", work, grace)
+        answers = "1 answer" if work == 1 else f"{work:,} answers"
+        log.info("stopping: %s may go on for %g s; once more stops at once", answers, grace)
     else:
         log.info("stopping")
 
@@ -91,12 +102,12 @@ async def _bar(screen: LogScreen, serving: Serving) -> AsyncIterator[None]:
 
 async def _keep(screen: LogScreen, serving: Serving) -> None:
     try:
-        colours, load = status_bar.Colours(), ProcessLoad()
+        colours, load, url = status_bar.Colours(), ProcessLoad(), serving.url
         while True:
             # One column stays free: terminals disagree about where the cursor is after a full line.
             width = terminal.size()[0] - 1
             figures = serving.context.figures()
-            text = status_bar.bar_text(serving.url, figures, serving.counters, load.read(), width)
+            text = status_bar.bar_text(url, figures, serving.counters, load.read(), width)
             screen.bar(colours(text))
             await asyncio.sleep(status_bar.PERIOD)
     except Exception:  # a server goes on without its bar

@@ -14,7 +14,7 @@ from mlxone.cli.terminal import one_line
 if TYPE_CHECKING:
     from mlxone.cli.process_load import Load
     from mlxone.server.counters import Counters
-    from mlxone.service.figures import CacheFigures, Figures, MemoryFigures
+    from mlxone.service.figures import CacheFigures, Figures
 
 PERIOD = 0.5  # seconds between two looks
 BETWEEN = " · "
@@ -58,7 +58,7 @@ def _work(url: str, figures: Figures, counters: Counters) -> list[Part]:
     parts = [
         Part(f"{figures.running:,} running{waiting}", 5),
         Part(f"{_speed(figures.decode_tps)} tok/s", 4) if figures.decode_tps else None,
-        Part(f"{counters.total:,} requests", 3),
+        Part("1 request" if counters.total == 1 else f"{counters.total:,} requests", 3),
         Part(one_line(figures.model), 1) if figures.model else None,
         Part(url, 2),
     ]
@@ -67,7 +67,7 @@ def _work(url: str, figures: Figures, counters: Counters) -> list[Part]:
 
 def _held(figures: Figures, load: Load) -> list[Part]:
     parts = [
-        Part(_memory(figures.memory, figures.admission.usable_bytes), 5),
+        Part(_memory(figures), 5),
         Part(_prompts(figures.prompt_cache), 1) if figures.prompt_cache.max_bytes else None,
         Part(f"process {in_words(load.resident_bytes)}", 2) if load.resident_bytes is not None else None,
         Part(f"CPU {load.cpu:.0f} %", 4) if load.cpu is not None else None,
@@ -80,10 +80,11 @@ def _speed(tokens_per_second: float) -> str:
     return f"{tokens_per_second:.{1 if tokens_per_second < 100 else 0}f}"
 
 
-def _memory(memory: MemoryFigures, usable: int) -> str:
-    return (
-        f"memory {_of(memory.active_bytes, usable)}" if usable else f"memory {in_words(memory.active_bytes)}"
-    )
+def _memory(figures: Figures) -> str:
+    # Weights may wait on the disk for the first request; their place is taken all the same.
+    taken = max(figures.memory.active_bytes, figures.admission.weights_bytes)
+    usable = figures.admission.usable_bytes
+    return f"memory {_of(taken, usable) if usable else in_words(taken)}"
 
 
 def _prompts(cache: CacheFigures) -> str:

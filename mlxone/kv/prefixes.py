@@ -59,12 +59,14 @@ class PrefixStore:
             checkpoint = None
             if path and not state.cuttable:
                 checkpoint, known = nearest_checkpoint(path, known) or (None, 0)
-            if not known:
+            layers: list[LayerState] = []
+            if known:
+                path = [node for node in path if node.start < known]  # a checkpoint may lie before its end
+                layers = _rebuilt(state, path, known, checkpoint, room_for(len(ids)))
+            if not known or not _computed(layers):
                 self.misses += 1
                 return state
-            path = [node for node in path if node.start < known]  # a checkpoint may lie before its end
-            state.layers = _rebuilt(state, path, known, checkpoint, room_for(len(ids)))
-            mx.eval(state.arrays())
+            state.layers = layers
             self._touch(checkpoint or path[-1])
             self.hits += 1
             self.hit_tokens += known
@@ -154,9 +156,7 @@ class PrefixStore:
         parts = last.parts(known - last.start)
         if not _computed((*parts[0], *parts[1])):
             return None
-        upper = last.split(known - last.start, parts)
-        self._touch(upper)
-        return upper
+        return last.split(known - last.start, parts)
 
     def _add(self, parent: Node, run: array[int], pieces: Sequence[Piece | None]) -> Node:
         node = Node(parent, run, pieces)
@@ -249,7 +249,7 @@ def _size(parts: Sequence[Piece | LayerState | None]) -> int:
 
 
 def _computed(parts: Sequence[Piece | LayerState | None]) -> bool:
-    """False where there is no memory for the copies: MLX says RuntimeError, and what was there stays good."""
+    """False where there is no memory for it, which MLX calls a RuntimeError: what was there stays good."""
     try:
         mx.eval([array for part in parts if part is not None for array in part.arrays()])
     except (MemoryError, RuntimeError):

@@ -37,8 +37,7 @@ class App:
     ) -> None:
         self.table = Table(routes)
         self.shared = Shared(context, lambda: document(self.table.routes), pace=pace)
-        self._guard = guard or Guard()
-        self.needs_key = self._guard.needs_key
+        self.guard = guard or Guard()
         self._opened = asyncio.Event()
 
     def enter(self, phase: Phase) -> None:
@@ -56,7 +55,7 @@ class App:
             exchange.level = logging.DEBUG
         extra: list[tuple[str, str]] = []
         try:
-            extra = cors.headers(self._guard.admit(request))
+            extra = cors.headers(self.guard.admit(request))
             response = await self._answer(exchange, place, route)
         except asyncio.CancelledError:
             exchange.end(GONE)
@@ -77,7 +76,7 @@ class App:
         if request.method == "OPTIONS":
             return self._options(request, place)
         if route is None or not route.open:
-            self._guard.check_key(request)
+            self.guard.check_key(request)
         if place is NOWHERE:
             raise self.table.unknown(request.path)
         if route is None:

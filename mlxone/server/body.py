@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 
 import h11
 
@@ -25,7 +26,7 @@ class Incoming:
         self._gate = gate
         self._limit = limits.body_bytes
         self._patience = limits.read_seconds
-        self._data: bytearray | None = bytearray()  # None: nobody will read it
+        self._data: bytearray | bytes | None = bytearray()  # None: nobody will read it
         self._size = 0
         self._error: HttpError | None = None
         self.complete = False
@@ -35,8 +36,10 @@ class Incoming:
     async def read(self) -> bytes:
         if self._data is None:
             raise RuntimeError("the body of a request that is answered cannot be read any more")
-        await self._take()
-        return bytes(self._data)
+        if not self.complete:
+            await self._take()
+        self._data = bytes(self._data)
+        return self._data
 
     def over(self) -> bool:
         """Nobody will read it from here on. Whether another request may follow on the connection."""
@@ -59,11 +62,15 @@ class Incoming:
     async def _take(self) -> None:
         if self._error is not None:
             raise self._error
+        after_end = self._wire.after_end
+        self._wire.watch(math.inf)  # a client that ends when it has sent all is as it should be
         try:
             await self._take_all()
         except HttpError as error:
             self._error = error
             raise
+        finally:
+            self._wire.watch(after_end)
 
     async def _take_all(self) -> None:
         self._check(self._gate.left or 0)
@@ -72,7 +79,8 @@ class Incoming:
             self._wire.out.write(self._protocol.send(go_on))
         while not self.complete:
             if self._advance():
-                await asyncio.sleep(0)  # others have requests too
+                if not self.complete:
+                    await asyncio.sleep(0)  # others have requests too
             elif self._wire.ended:
                 raise HttpError("the request ended before its body did")
             else:

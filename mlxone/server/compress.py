@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import zlib
+from dataclasses import replace
 
 from mlxone.server.messages import Response
 
@@ -15,18 +16,21 @@ _GZIP = 31  # zlib's name for: gzip's header, the largest window
 _quality = re.compile(r"\s*q\s*=\s*([01](?:\.[0-9]{0,3})?)\s*", re.I)
 
 
-async def packed(response: Response, accepts: str | None) -> None:
-    """Compress a response's body in place, if that is worth it and wanted."""
+async def packed(response: Response, accepts: str | None) -> Response:
+    """The response, or its compressed twin if that is worth it and wanted."""
     body = response.body
     if not isinstance(body, bytes) or len(body) < _SMALL or not _is_json(response.media_type):
-        return
-    if any(name.lower() == "content-encoding" for name, _ in response.headers):
-        return
-    response.headers = [*response.headers, ("vary", "accept-encoding")]
-    if accepts is None or not accepts_gzip(accepts):
-        return
-    response.body = await asyncio.to_thread(_gzip, body) if len(body) > _LARGE else _gzip(body)
-    response.headers.append(("content-encoding", "gzip"))
+        return response
+    headers = {name.lower(): value for name, value in response.headers}
+    if "content-encoding" in headers:
+        return response
+    others = [(name, value) for name, value in response.headers if name.lower() != "vary"]
+    varies = f"{headers['vary']}, accept-encoding" if "vary" in headers else "accept-encoding"
+    response = replace(response, headers=[*others, ("vary", varies)])
+    if accepts is not None and accepts_gzip(accepts):
+        response.body = await asyncio.to_thread(_gzip, body) if len(body) > _LARGE else _gzip(body)
+        response.headers.append(("content-encoding", "gzip"))
+    return response
 
 
 def accepts_gzip(header: str) -> bool:

@@ -34,6 +34,7 @@ class Common:
     too_many: bytes  # the whole answer to a connection beyond the limit
     clock: Callable[[], float] = time.monotonic
     connections: set[Connection] = field(default_factory=set)
+    refused: set[Connection] = field(default_factory=set)  # those of them that are only being told so
     empty: asyncio.Event = field(default_factory=asyncio.Event)
     stopping: bool = False
 
@@ -45,7 +46,7 @@ Talk = Callable[["Connection"], Coroutine[Any, Any, bool]]
 class Connection(asyncio.Protocol):
     __slots__ = (
         *("_common", "_discard", "_lost", "_room", "_talk", "_task", "_transport", "_waiter"),
-        *("deadline", "ended", "gone", "idle", "inbox", "out", "peer", "watched"),
+        *("after_end", "deadline", "ended", "gone", "idle", "inbox", "out", "peer"),
     )
 
     def __init__(self, common: Common, talk: Talk) -> None:
@@ -61,7 +62,7 @@ class Connection(asyncio.Protocol):
         self.ended = False  # the client sends nothing more
         self.gone = False  # nobody is left to answer
         self.idle = True  # between two requests, and may be closed
-        self.watched = False  # the client's end means that it no longer wants what is being made
+        self.after_end = math.inf  # seconds that what is being made may go on when the client ended its side
 
     # asyncio calls these.
 
@@ -71,18 +72,18 @@ class Connection(asyncio.Protocol):
         self.out = Outflow(self._transport, limits.unsent_bytes, limits.write_seconds, self._common.clock)
         name = transport.get_extra_info("peername")
         self.peer = str(name[0]) if isinstance(name, tuple) else "unix"
-        others = self._common.connections
-        others.add(self)
-        self._common.empty.clear()
-        if self._common.stopping:
-            self._transport.abort()
-        elif len(others) > 2 * limits.connections:
-            self._transport.abort()  # not even a refusal may cost without limit
-        elif len(others) > limits.connections:
-            self.out.write(self._common.too_many)
+        common = self._common
+        common.connections.add(self)
+        common.empty.clear()
+        served = len(common.connections) - len(common.refused)
+        if served <= limits.connections and not common.stopping:
+            self._task = asyncio.get_running_loop().create_task(self._live())
+        elif len(common.refused) < limits.connections and not common.stopping:
+            common.refused.add(self)
+            self.out.write(common.too_many)
             self._linger()
         else:
-            self._task = asyncio.get_running_loop().create_task(self._live())
+            self._transport.abort()  # not even a refusal may cost without limit
 
     def data_received(self, data: bytes) -> None:
         if self._discard is not None:
@@ -99,18 +100,14 @@ class Connection(asyncio.Protocol):
         self.ended = True
         if self._discard is not None:
             return False  # closes
-        if self._waiter is not None:
-            self._wake()
-        elif self.watched:
-            self.leave()
+        self._notice_end()
         return True  # there may be answers to send
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._lost = self.gone = True
+        self._lost = True
+        self.leave()
         if self._task is None or self._task.done():
             self._depart()
-        else:
-            self._task.cancel()
 
     def pause_writing(self) -> None:
         self.out.pause()
@@ -135,6 +132,15 @@ class Connection(asyncio.Protocol):
     def allow(self, seconds: float) -> None:
         self.deadline = self._common.clock() + seconds
 
+    def watch(self, seconds: float) -> None:
+        """What is made from here on may go on for so long when the client ends its side."""
+        self.after_end = seconds
+        if self.ended and seconds:
+            self.allow(seconds)
+        elif self.ended:
+            # It did already. What is made without waiting is there before this comes.
+            asyncio.get_running_loop().call_soon(self._notice_end)
+
     # The server calls these.
 
     def check(self, now: float) -> None:
@@ -146,6 +152,8 @@ class Connection(asyncio.Protocol):
                 self._transport.abort()
             elif self._waiter is not None and not self._waiter.done():
                 self._waiter.set_exception(TooSlow("the request did not come in time"))
+            elif self.ended and self.after_end < math.inf:
+                self.leave()
 
     def retire(self) -> None:
         """No further requests. Whoever is in the middle of one goes on."""
@@ -160,22 +168,28 @@ class Connection(asyncio.Protocol):
         """The time to finish is over: what is being made is cancelled, and may say so."""
         if self._task is None or self._task.done():
             self._transport.abort()
-        else:
-            self._task.cancel()
-
-    def leave(self) -> None:
-        """The client wants nothing more."""
-        self.gone = True
-        if self._task is not None:
+        elif not self.gone:
             self._task.cancel()
 
     def abort(self) -> None:
-        self.gone = True
         self._transport.abort()
-        if self._task is not None:
+        self.leave()
+
+    def leave(self) -> None:
+        """Nobody wants anything more. Said once: a second cancellation would cut off the cleaning up."""
+        if not self.gone and self._task is not None:
             self._task.cancel()
+        self.gone = True
 
     # Between themselves.
+
+    def _notice_end(self) -> None:
+        if self._waiter is not None:
+            self._wake()
+        elif not self.after_end:
+            self.leave()
+        else:
+            self.allow(self.after_end)
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
@@ -209,5 +223,6 @@ class Connection(asyncio.Protocol):
 
     def _depart(self) -> None:
         self._common.connections.discard(self)
+        self._common.refused.discard(self)
         if not self._common.connections:
             self._common.empty.set()

@@ -2,14 +2,15 @@
 
 A handler runs in the connection's own task. It is cancelled when the client goes away, resets, or does not
 read, and when the server's grace is over. A client that only ends its own side (`printf ... | nc`) is still
-answered where the answer is at hand: a safe method's, or one that is made without waiting. Whatever else is
-being made then, a stream above all, is given up at once.
+answered where the answer is at hand: a safe method's within two seconds, any other's if it is made without
+waiting. Whatever else is being made then, a stream above all, is given up at once.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import re
 import secrets
 from collections.abc import AsyncIterator, Callable
@@ -32,6 +33,7 @@ Malformed = Callable[[MlxoneError], bytes]
 """The JSON body for what goes wrong before, or without, the handler."""
 
 _SAFE = (b"GET", b"HEAD", b"OPTIONS")
+_AT_HAND = 2.0  # seconds in which their answers are there
 _BREATHER = 32  # chunks of a stream that never waits, before others get their turn
 _id = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
@@ -63,9 +65,11 @@ class Conversation:
                 if not await self._exchange(asked):
                     return self._protocol.their_state is h11.SEND_BODY or bool(self._wire.inbox)
                 self._protocol.start_next_cycle()
-                # A client that asks much and reads nothing gets no further answers made.
                 if self._wire.out.full:
+                    # A client that asks much and reads nothing gets no further answers made.
                     await self._wire.out.drain()
+                elif self._wire.inbox:
+                    await asyncio.sleep(0)  # nor does one that sends much at once have the loop for itself
             return False
         except HttpError as error:
             self._refuse(error)
@@ -108,14 +112,14 @@ class Conversation:
         limits = self._common.limits
         headers = tuple(asked.headers)
         self._id, self._bodiless = _id_of(headers), asked.method == b"HEAD"
-        body = Incoming(self._wire, self._protocol, framing(asked, limits.header_bytes), limits)
+        body = Incoming(self._wire, self._protocol, framing(asked), limits)
         request = self._request(asked, headers, body)
-        self._wire.watched = asked.method not in _SAFE
+        self._wire.watch(_AT_HAND if asked.method in _SAFE else 0)
         response = await self._ask(request)
         try:
             return await self._deliver(response, request, body)
         finally:
-            self._wire.watched = False
+            self._wire.watch(math.inf)
             await _release(response)
 
     def _request(self, asked: h11.Request, headers: Headers, body: Incoming) -> Request:
@@ -127,18 +131,24 @@ class Conversation:
         """The handler's answer, or one in its place."""
         try:
             return await self._handler(request)
-        except asyncio.CancelledError:
-            if self._wire.gone or not self._common.stopping:
-                raise
-            # Cancelled by the server's end, not by the client's: there is somebody to tell.
-            if (task := asyncio.current_task()) is not None:
-                task.uncancel()
-            return self._failure(ShuttingDown("the server is shutting down"))
         except HttpError as error:
             return self._failure(error)
-        except Exception:  # the boundary of one request
-            log.exception("request %s failed", request.id)
-            return self._failure(MlxoneError("an internal error; the server's log says more"))
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            assert task is not None
+            if not task.cancelling():  # by nobody out here: the handler let go something that it waited for
+                return self._bug(request)
+            if self._wire.gone or not self._common.stopping:
+                raise
+            # By the server's end, not by the client's: there is somebody to tell.
+            task.uncancel()
+            return self._failure(ShuttingDown("the server is shutting down"))
+        except Exception:  # noqa: BLE001  the boundary of one request; it is logged
+            return self._bug(request)
+
+    def _bug(self, request: Request) -> Response:
+        log.exception("request %s failed", request.id)
+        return self._failure(MlxoneError("an internal error; the server's log says more"))
 
     def _failure(self, error: MlxoneError) -> Response:
         return Response(error.status, self._malformed(error))
@@ -147,9 +157,9 @@ class Conversation:
         if self._wire.gone:
             return False
         streams = not isinstance(response.body, bytes)
-        self._wire.watched = streams
+        self._wire.watch(0 if streams else math.inf)
         if not streams:
-            await packed(response, request.header(b"accept-encoding"))
+            response = await packed(response, request.header(b"accept-encoding"))
         elif self._wire.ended:
             return False
         keep = body.over() and not self._common.stopping
@@ -193,18 +203,26 @@ class Conversation:
         self._protocol.send(h11.EndOfMessage())
 
     async def _send_stream(self, chunks: AsyncIterator[bytes]) -> None:
+        """If it breaks off, so does the connection: the client has to see that it did not get all."""
+        try:
+            if await self._send_chunks(chunks):
+                self._wire.out.write(self._protocol.send(h11.EndOfMessage()))
+        except Exception:  # the boundary of one request
+            log.exception("the stream of request %s broke off", self._id)
+
+    async def _send_chunks(self, chunks: AsyncIterator[bytes]) -> bool:
         out = self._wire.out
         count = 0
         async for chunk in chunks:
             if self._wire.gone:  # it was told, and went on
-                return
+                return False
             out.write(self._protocol.send(h11.Data(data=chunk)))
             count += 1
             if out.full:
                 await out.drain()
             elif count % _BREATHER == 0:
                 await asyncio.sleep(0)
-        out.write(self._protocol.send(h11.EndOfMessage()))
+        return not self._wire.gone
 
     def _refuse(self, error: HttpError) -> None:
         """What is no request, or came too slowly. Nothing can follow on this connection."""

@@ -18,6 +18,7 @@ from mlxone.server.errors import HeadTooLarge, HttpError, UnknownCoding
 CRLF = b"\r\n"
 MOST_HEADERS = 256  # each costs h11 some time; clients send about ten
 _CHUNK_LINE = 256  # bytes of a chunk's size with its extensions
+_TRAILER = 8_192  # bytes of headers behind the last chunk; nobody reads them
 _RUN = 64  # chunk lines admitted in one go, so that no client keeps the loop for itself
 
 _NAME = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
@@ -122,10 +123,9 @@ class Counted:
 class Chunked:
     """A body in chunks, with its trailer."""
 
-    __slots__ = ("_in_chunk", "_in_trailer", "_over", "_trailer_limit", "left")
+    __slots__ = ("_in_chunk", "_in_trailer", "_over", "left")
 
-    def __init__(self, trailer_limit: int) -> None:
-        self._trailer_limit = trailer_limit
+    def __init__(self) -> None:
         self._in_chunk = 0  # bytes of the present chunk still to pass, its CRLF included
         self._in_trailer = self._over = False
         self.left = None  # nobody knows
@@ -166,10 +166,10 @@ class Chunked:
     def _trailer(self, inbox: bytearray, start: int) -> int:
         if inbox.startswith(CRLF, start):
             end = start + 2
-        elif (found := inbox.find(b"\r\n\r\n", start, start + self._trailer_limit)) >= 0:
+        elif (found := inbox.find(b"\r\n\r\n", start, start + _TRAILER)) >= 0:
             end = found + 4
-        elif len(inbox) - start >= self._trailer_limit:
-            raise HeadTooLarge(f"trailers of more than {self._trailer_limit} bytes")
+        elif len(inbox) - start >= _TRAILER:
+            raise HeadTooLarge(f"trailers of more than {_TRAILER} bytes")
         elif _bare_lf.search(inbox, start):
             raise HttpError("a trailer line ends with LF instead of CRLF")
         else:
@@ -180,7 +180,7 @@ class Chunked:
         return end - start
 
 
-def framing(asked: h11.Request, trailer_limit: int) -> Counted | Chunked:
+def framing(asked: h11.Request) -> Counted | Chunked:
     """How the body of a request is delimited; what could be read in two ways is refused."""
     length: bytes | None = None
     chunked = False
@@ -197,7 +197,7 @@ def framing(asked: h11.Request, trailer_limit: int) -> Counted | Chunked:
         raise HttpError("a request has either Content-Length or Transfer-Encoding, not both")
     if asked.http_version != b"1.1":
         raise HttpError("Transfer-Encoding is of HTTP/1.1 only")
-    return Chunked(trailer_limit)
+    return Chunked()
 
 
 def malformed(error: h11.RemoteProtocolError) -> HttpError:

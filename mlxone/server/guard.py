@@ -33,15 +33,17 @@ class Guard:
         api_keys: Iterable[str] = (),
         origins: Iterable[str] = (),
         hosts: Iterable[str] = (),
+        own_name: str = "",
         checks_host: bool = False,
         compare: Callable[[bytes, bytes], bool] = hmac.compare_digest,
     ) -> None:
-        """`hosts` are names beside loopback's that the Host header may say, where it is checked."""
+        """Where it is checked, the Host header may say `hosts`, `own_name` and any name of loopback."""
         self._keys = [sha256(checked_key(key)).digest() for key in api_keys]
         self._any_origin, self._origins = _origins(origins)
-        # A page that may call us anyway wins nothing by pointing its name here.
+        # A page that may ask anyway wins nothing by pointing its name here.
         self._hosts = {checked_host(host) for host in hosts} | {host for _, host, _ in self._origins}
-        self._checks_host = checks_host and not self._any_origin
+        self._hosts |= {own_name.lower()} - {"0.0.0.0", "::"}  # these are no names to call
+        self.checks_host = checks_host
         self._compare = compare
 
     @property
@@ -51,7 +53,7 @@ class Guard:
     def admit(self, request: Request) -> str | None:
         """Returns what `access-control-allow-origin` may say: None where no page asks."""
         host = request.header(b"host")
-        if self._checks_host and host is not None and not self._may_be_called(host):
+        if self.checks_host and host is not None and not self._may_be_called(host):
             raise Forbidden(
                 f"this server does not go by the name {host[:_SHOWN]!r}",
                 hint="use localhost or 127.0.0.1, or have its operator allow the name",
@@ -83,6 +85,8 @@ class Guard:
             raise Unauthorized(said, hint="send it as `Authorization: Bearer KEY` or `x-api-key: KEY`")
 
     def _may_be_called(self, host: str) -> bool:
+        if self._any_origin:
+            return True
         name = _name_of(host)
         return name is not None and (is_loopback(name) or name in self._hosts)
 
@@ -108,7 +112,7 @@ def checked_key(key: str) -> bytes:
 
 def checked_host(host: str) -> str:
     name = _name_of(host.lower())
-    if not name or name != host.lower().strip("[]"):
+    if not name or name != host.lower().strip("[]") or "*" in name:
         raise UsageError(f"not a host's name: {host[:_SHOWN]!r}", hint="for example models.example, no port")
     return name
 

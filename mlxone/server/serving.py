@@ -40,10 +40,6 @@ class Address:
     def arguments(self) -> dict[str, Any]:
         return {"uds": self.uds} if self.uds is not None else {"host": self.host, "port": self.port}
 
-    @property
-    def is_of_this_machine(self) -> bool:
-        return self.uds is not None or is_loopback(self.host)
-
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return self.uds or f"{host}:{self.port}"
@@ -115,15 +111,18 @@ class Serving:
             self._thread.stop()
 
     async def _listen(self) -> None:
-        if not (self._address.is_of_this_machine or self._app.needs_key):
-            log.warning(
-                "%s can be reached from other machines and asks nobody for a key: give api_keys",
-                self._address,
-            )
         try:
             await self._http.listen(**self._address.arguments())
         except OSError as error:  # taken by another between our look and our listening
+            await self._http.close(0.0)
             raise UsageError(f"cannot listen on {self._address}: {error.strerror or error}") from None
+        if self._address.uds is not None:
+            return
+        # By what was taken, not by its name: that of a machine may mean loopback as well.
+        if all(is_loopback(urlsplit(address).hostname or "") for address in self._http.addresses):
+            self._app.guard.checks_host = True
+        elif not self._app.guard.needs_key:
+            log.warning("%s can be reached from other machines and asks nobody for a key", self._address)
 
     async def _end(self, grace: float) -> None:
         self._running = False
@@ -204,7 +203,8 @@ def create_server(
         api_keys=api_keys,
         origins=allowed_origins,
         hosts=allowed_hosts,
-        checks_host=uds is None and (is_loopback(host) or bool(allowed_hosts)),
+        own_name=host,
+        checks_host=uds is None and bool(allowed_hosts),  # on loopback in any case, see `_listen`
     )
     app = App(context, guard=guard)
     http = HttpServer(

@@ -74,11 +74,13 @@ class Ledger:
 
     def add_store(self, store: GivesWay) -> None:
         with self._lock:
-            self._stores.append(store)
+            if store not in self._stores:
+                self._stores.append(store)
 
     def drop_store(self, store: GivesWay) -> None:
         with self._lock:
-            self._stores.remove(store)
+            if store in self._stores:
+                self._stores.remove(store)
 
     def give_way(self, size: int) -> int:
         """What was freed of kept prompts: so many bytes, or all there were."""

@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Callable, Sequence
 
 from mlxone.core.errors import TimedOut
 from mlxone.core.words import Event, Failed
-from mlxone.service.figures import Tally
 from mlxone.service.mailbox import Mailbox
 from mlxone.service.worker import Job, Worker
 
@@ -29,13 +28,12 @@ class Answers:
         mail: Mailbox,
         jobs: Sequence[Job],
         worker: Worker,
-        tally: Tally,
         *,
         timeout: float | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.model = model
-        self._mail, self._jobs, self._worker, self._tally = mail, jobs, worker, tally
+        self._mail, self._jobs, self._worker = mail, jobs, worker
         self._timeout, self._clock = timeout, clock
         self._timer: asyncio.TimerHandle | None = None
         self._watch(timeout)
@@ -52,9 +50,8 @@ class Answers:
 
     async def aclose(self) -> None:
         self._forget_timer()
-        left = self._mail.close()
-        if left:
-            self._tally.cancelled(len(left))
+        if self.is_open:
+            self._mail.close()
             self._worker.wake()
 
     async def __aenter__(self) -> Answers:
@@ -70,8 +67,7 @@ class Answers:
 
     def fail(self, error: Exception) -> None:
         """Ends whatever has not ended, from outside."""
-        for _ in self._mail.fail(error):
-            self._tally.ended(Failed(error))
+        self._mail.fail(error)
         self._worker.wake()
 
     def look_at_the_clock(self) -> None:
@@ -81,11 +77,8 @@ class Answers:
         now = self._clock()
         for job in self._jobs:
             if job.overdue(now, self._timeout):
-                failed = Failed(
-                    TimedOut(f"no new token for {self._timeout:g} s", hint="try again, or ask for less")
-                )
-                if self._mail.put(job.number, failed):
-                    self._tally.ended(failed)
+                late = TimedOut(f"no new token for {self._timeout:g} s", hint="try again, or ask for less")
+                self._mail.put(job.number, Failed(late))
         self._worker.wake()
         self._watch(self._timeout / 2)
 

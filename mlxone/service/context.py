@@ -65,7 +65,7 @@ class Context:
         self._owner, self._clock = owner, clock
         self._catalogue = Catalogue(models, folders)
         self._tally = Tally()
-        self._worker = Worker(chores=self._chores, ended=self._tally.ended, clock=clock)
+        self._worker = Worker(chores=self._chores, clock=clock)
         self._pool: ThreadPoolExecutor | None = None
         self._shelf_made: Shelf | None = None
         self._open: dict[Answers, Offer] = {}  # accepted, and maybe not ended yet
@@ -177,7 +177,7 @@ class Context:
         kept = shelf.prefixes.figures()
         return replace(
             found,
-            loaded=tuple(one.offer.id for one in shelf.loaded),
+            loaded=tuple(one.offer.id for one in shelf.in_memory),
             prompt_cache=CacheFigures(**asdict(kept)),
             admission=_admission(shelf, self._last, self.options),
             memory=shelf.memory,
@@ -217,16 +217,14 @@ class Context:
     def _submit(self, offer: Offer, prepared: Sequence[Prepared], choices: int) -> Answers:
         from mlxone.service.turns import AnswerTurn, Prompt
 
-        mail = Mailbox(len(prepared) * choices, room=self._worker.wake)
+        mail = Mailbox(len(prepared) * choices, room=self._worker.wake, ended=self._tally.ended)
         jobs = []
         for place, one in enumerate(prepared):
             prompt = Prompt(self._shelf, offer, choices)
             for choice in range(choices):
                 turn = AnswerTurn(prompt, one.choice(choice), self._tally, self._note)
                 jobs.append(Job(turn, mail, place * choices + choice))
-        answers = Answers(
-            offer.id, mail, jobs, self._worker, self._tally, timeout=self.options.timeout, clock=self._clock
-        )
+        answers = Answers(offer.id, mail, jobs, self._worker, timeout=self.options.timeout, clock=self._clock)
         self._open = {held: its for held, its in self._open.items() if held.is_open}
         self._open[answers] = self._last = offer
         for job in jobs:
@@ -274,7 +272,8 @@ class Context:
 
     def _card(self, offer: Offer) -> ModelCard:
         shelf = self._shelf_made
-        return replace(offer.card, loaded=shelf is not None and shelf.at_hand(offer) is not None)
+        loaded = shelf is not None and any(one.offer.key == offer.key for one in shelf.in_memory)
+        return replace(offer.card, loaded=loaded)
 
     # Threads ----------------------------------------------------------------------------
 
@@ -286,6 +285,8 @@ class Context:
         return self._shelf_made
 
     def _make_ready(self) -> None:
+        from mlxone.service import turns  # noqa: F401 - with all that the first request would wait for
+
         self.options.check()
         offers = self._catalogue.look()
         self._worker.call(partial(self._load_named, offers if self._catalogue.is_named else [])).result()

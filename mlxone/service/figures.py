@@ -93,15 +93,14 @@ class Tally:
     def totals(self) -> Totals:
         return self._totals
 
-    def ended(self, event: Event) -> None:
-        """An accepted answer's terminal event."""
+    def ended(self, event: Event | None) -> None:
+        """An accepted answer's terminal event; None: nobody waited for it."""
         if isinstance(event, Finished):
             self._add(Totals(answers=1))
         elif isinstance(event, Failed):
             self._add(Totals(failed=1))
-
-    def cancelled(self, count: int) -> None:
-        self._add(Totals(cancelled=count))
+        else:
+            self._add(Totals(cancelled=1))
 
     def refused(self) -> None:
         self._add(Totals(refused=1))

@@ -25,10 +25,15 @@ class Mailbox:
         *,
         bound: int = BOUND,
         room: Callable[[], None] = lambda: None,
+        ended: Callable[[Event | None], None] = lambda event: None,
     ) -> None:
-        """Made in the event loop that will read. `room` is called when a full one is half empty again."""
+        """Made in the event loop that will read. `room` is called when a full one is half empty again.
+
+        `ended` hears of each answer once, before its reader does: its terminal event, or None where
+        nobody waited for it.
+        """
         self._loop = asyncio.get_running_loop()
-        self._bound, self._room = bound, room
+        self._bound, self._room, self._ended = bound, room, ended
         self._events: deque[tuple[int, Event]] = deque()
         self._open = set(range(answers))  # answers without their terminal event
         self._sleeper: asyncio.Future[None] | None = None
@@ -48,6 +53,7 @@ class Mailbox:
                 return False
             if isinstance(event, Finished | Failed):
                 self._open.discard(number)
+                self._ended(event)
             self._events.append((number, event))
             self.stalled = self.stalled or len(self._events) >= self._bound
             sleeper, self._sleeper = self._sleeper, None
@@ -55,22 +61,22 @@ class Mailbox:
             self.close()
         return True
 
-    def fail(self, error: Exception) -> list[int]:
-        """Ends all that have not ended; says which those were."""
-        with self._lock:
-            left = sorted(self._open)
-        return [number for number in left if self.put(number, Failed(error))]
+    def fail(self, error: Exception) -> None:
+        """Ends all that have not ended."""
+        for number in sorted(self._open):
+            self.put(number, Failed(error))
 
-    def close(self) -> list[int]:
-        """Nobody will read: says which answers had not ended."""
+    def close(self) -> None:
+        """Nobody will read."""
         with self._lock:
-            left, self._open = sorted(self._open), set()
+            for _ in self._open:
+                self._ended(None)
+            self._open.clear()
             self.closed, self.stalled = True, False
             self._events.clear()
             sleeper, self._sleeper = self._sleeper, None
         if sleeper is not None:
             self._call(sleeper)
-        return left
 
     def _call(self, sleeper: asyncio.Future[None]) -> bool:
         try:

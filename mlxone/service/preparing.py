@@ -14,9 +14,10 @@ from typing import Any
 from mlxone.core.errors import ContextOverflow, MlxoneError, UsageError
 from mlxone.core.settings import PREFILL_STEP
 from mlxone.core.words import ChatRequest, Sampling
-from mlxone.fitting.admission import Admission, Refusal
+from mlxone.fitting.admission import Refusal
 from mlxone.fitting.report import LONGEST
 from mlxone.service.answer import prompt_ids
+from mlxone.service.borders import borders
 from mlxone.service.checks import check_number
 from mlxone.service.defaults import make_sampling, sampling_for
 from mlxone.service.model import Model
@@ -67,6 +68,7 @@ def prepare(loaded: Loaded, request: ChatRequest, options: Options) -> Prepared:
     room = _room(loaded, request, len(ids), asked)
     request = replace(
         request,
+        borders=request.borders or borders(model, request, ids),
         ids=tuple(ids),
         messages=None,
         text=None,
@@ -120,36 +122,33 @@ def _room(loaded: Loaded, request: ChatRequest, prompt: int, asked: int | None) 
     admission = loaded.admission
     context = _least(request.context_size, loaded.words.context_length) or LONGEST
     if prompt >= context:
-        raise _overflow(
-            f"the prompt has {prompt:,} tokens and the context {context:,}: no room for an answer",
-            "shorten the prompt",
-            _numbers(admission.never(prompt, 1), prompt, asked or 1, admission) | {"max_context": context},
-        )
+        needed = loaded.needs_bytes(prompt + 1)
+        details = _numbers(prompt, asked or 1, needed, admission.budget, context)
+        message = f"the prompt has {prompt:,} tokens and the context {context:,}: no room for an answer"
+        raise ContextOverflow(message, hint="shorten the prompt", details=details)
     room = context - prompt
-    if asked is None:
-        room = min(room, max(1, loaded.longest - prompt))
-    else:
-        room = min(room, asked)
+    room = min(room, max(1, loaded.longest - prompt) if asked is None else asked)
     refusal = admission.never(prompt, room)
     if refusal is None:
         return room
     hint = "shorten the prompt"
     if refusal.max_context > prompt:
         hint = f"ask for at most {refusal.max_context - prompt:,} tokens"
-    raise _overflow(refusal.reason, hint, _numbers(refusal, prompt, room, admission))
+    raise beyond(refusal, prompt, room, hint)
 
 
-def _overflow(reason: str, hint: str, details: Mapping[str, int]) -> ContextOverflow:
-    return ContextOverflow(reason, hint=hint, details=details)
+def beyond(refusal: Refusal, prompt: int, tokens: int, hint: str = "") -> ContextOverflow:
+    details = _numbers(prompt, tokens, refusal.needed_bytes, refusal.budget_bytes, refusal.max_context)
+    return ContextOverflow(refusal.reason, hint=hint, details=details)
 
 
-def _numbers(refusal: Refusal | None, prompt: int, tokens: int, admission: Admission) -> dict[str, int]:
+def _numbers(prompt: int, tokens: int, needed: int, budget: int, longest: int) -> dict[str, int]:
     return {
         "prompt_tokens": prompt,
         "max_tokens": tokens,
-        "needed_bytes": refusal.needed_bytes if refusal else 0,
-        "budget_bytes": admission.budget,
-        "max_context": refusal.max_context if refusal else admission.longest(),
+        "needed_bytes": needed,
+        "budget_bytes": budget,
+        "max_context": longest,
     }
 
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import gc
 import time
+import weakref
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import cast
 
@@ -43,10 +44,14 @@ class Loaded:
     used: float
     held: ExitStack
     at_work: int = 0  # answers that have begun
-    weights_bytes: int = field(init=False)
 
-    def __post_init__(self) -> None:
-        self.weights_bytes = self.admission.case.needs(Work(1)).weights_bytes
+    @property
+    def weights_bytes(self) -> int:
+        return self.admission.case.needs(Work(1)).weights_bytes
+
+    def needs_bytes(self, context: int) -> int:
+        """Weights and all, for one answer of that context."""
+        return self.admission.case.needs(Work(context)).total_bytes
 
 
 class Shelf:
@@ -68,6 +73,11 @@ class Shelf:
     def loaded(self) -> tuple[Loaded, ...]:
         """The one used last comes last."""
         return tuple(sorted(self._held.values(), key=lambda one: one.used))
+
+    @property
+    def in_memory(self) -> tuple[Loaded, ...]:
+        """Those among them whose weights are counted: at hand alone costs next to nothing."""
+        return tuple(one for one in self.loaded if self.ledger.counts(one.admission))
 
     # Its own thread ---------------------------------------------------------------------
 
@@ -177,8 +187,10 @@ class Shelf:
         del self._held[loaded.offer.key]
         loaded.held.close()
         self.prefixes.forget(loaded.offer.key)
+        decoder = weakref.ref(loaded.model.decoder)
         del loaded.model
-        gc.collect()
+        if decoder() is not None:  # looking at everything takes a fifth of a second, and others answer
+            gc.collect()
         mx.clear_cache()
         self.ledger.settle()
         self.measure(now=True)
@@ -186,13 +198,9 @@ class Shelf:
     def _make_room(self, wanted: int, keep: Loaded) -> bool:
         if self.ledger.give_way(wanted):
             return True
-        idle = [
-            one
-            for one in self._held.values()
-            if one is not keep and not one.at_work and self.ledger.counts(one.admission)
-        ]
+        idle = [one for one in self.in_memory if one is not keep and not one.at_work]
         if idle:
-            self._unload(min(idle, key=lambda one: one.used))
+            self._unload(idle[0])
         return bool(idle)
 
     @staticmethod

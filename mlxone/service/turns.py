@@ -9,15 +9,14 @@ from dataclasses import replace
 from functools import partial
 
 from mlxone.backend.arrays import mx
-from mlxone.core.errors import ContextOverflow
 from mlxone.core.words import Event, Finished, Stats, Token
-from mlxone.fitting.admission import Refusal, Ticket
+from mlxone.fitting.admission import Ticket
 from mlxone.kv.prefixes import PrefixStore
 from mlxone.service.answer import Answer
 from mlxone.service.catalogue import Offer
 from mlxone.service.figures import Tally
 from mlxone.service.memory import Remembers, Shared
-from mlxone.service.preparing import Prepared
+from mlxone.service.preparing import Prepared, beyond
 from mlxone.service.shelf import Loaded, Shelf
 
 log = logging.getLogger(__name__)
@@ -35,24 +34,25 @@ class Prompt:
 
     def __init__(self, shelf: Shelf, offer: Offer, choices: int) -> None:
         self.shelf, self.offer, self._left = shelf, offer, choices
-        self._store: PrefixStore | None = shelf.prefixes if shelf.prefixes.max_bytes else None
-        self._private = self._store is None and choices > 1
-        if self._private:
-            self._store = PrefixStore(ENDLESS)
+        self._own: PrefixStore | None = None  # where there is no prompt cache: for as long as this is asked
+        if not shelf.prefixes.max_bytes and choices > 1:
+            self._own = PrefixStore(ENDLESS)
+
+    def open(self) -> None:
+        """One choice is about to begin."""
+        if self._own is not None:
+            self.shelf.ledger.add_store(self._own)
 
     def memory(self) -> Remembers | None:
-        if self._store is None:
-            return None
-        if self._private:
-            self.shelf.ledger.add_store(self._store)
-        return Shared(self._store, self.offer.key)
+        store = self._own or self.shelf.prefixes
+        return Shared(store, self.offer.key) if store.max_bytes else None
 
     def end(self) -> None:
         """One choice has ended."""
         self._left -= 1
-        if self._private and self._store is not None and not self._left:
-            self.shelf.ledger.drop_store(self._store)
-            self._store.forget(self.offer.key)
+        if self._own is not None and not self._left:
+            self.shelf.ledger.drop_store(self._own)
+            self._own.forget(self.offer.key)
 
 
 class AnswerTurn:
@@ -62,6 +62,7 @@ class AnswerTurn:
 
     def begin(self) -> Generator[Event, None, None] | None:
         """Its model may have been put away since it was asked for, and is loaded again."""
+        self._prompt.open()
         loaded, tokens = self._shelf.take(self._prompt.offer), self._first_portion()
         ticket = self._shelf.admit(loaded, lambda: loaded.admission.admit(len(self._prepared.ids), tokens))
         if isinstance(ticket, Ticket):
@@ -69,7 +70,7 @@ class AnswerTurn:
         if ticket.can_wait and not self._shelf.is_idle:
             return None
         # The budget has shrunk since: with nothing at work there is nothing left to wait for.
-        raise ContextOverflow(ticket.reason, details=_numbers(ticket, len(self._prepared.ids), tokens))
+        raise beyond(ticket, len(self._prepared.ids), tokens)
 
     def end(self) -> None:
         self._prompt.end()
@@ -114,17 +115,7 @@ class AnswerTurn:
 
     def _learn(self, loaded: Loaded, stats: Stats) -> None:
         """From an answer that was alone: else the peak would tell of others."""
-        if stats.cached_tokens or not self._shelf.is_idle or len(self._shelf.loaded) > 1:
+        if stats.cached_tokens or not self._shelf.is_idle or len(self._shelf.in_memory) > 1:
             return
         beside = self._shelf.prefixes.bytes
         self._note(loaded, replace(stats, peak_memory_bytes=max(0, stats.peak_memory_bytes - beside)))
-
-
-def _numbers(refusal: Refusal, prompt: int, tokens: int) -> dict[str, int]:
-    return {
-        "prompt_tokens": prompt,
-        "max_tokens": tokens,
-        "needed_bytes": refusal.needed_bytes,
-        "budget_bytes": refusal.budget_bytes,
-        "max_context": refusal.max_context,
-    }

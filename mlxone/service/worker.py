@@ -64,14 +64,13 @@ class Worker:
         self,
         *,
         chores: Callable[[], float | None] = lambda: None,
-        ended: Callable[[Event], None] = lambda event: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`chores` are done when nothing else is, and say in how many seconds there will be more.
 
-        `ended` hears of every terminal event that came from here. The thread starts with its first message.
+        The thread starts with the first message to it.
         """
-        self._chores, self._ended, self._clock = chores, ended, clock
+        self._chores, self._clock = chores, clock
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._jobs: list[Job] = []  # in the order they came
         self._drained: list[Future[None]] = []
@@ -95,7 +94,8 @@ class Worker:
         return self._thread is not None and not self._closed
 
     def submit(self, job: Job) -> None:
-        self._send(partial(self._jobs.append, job))
+        """From now on it waits for its turn, also while a step takes long."""
+        self._send(_nothing, job)
 
     def wake(self) -> None:
         """Something has changed that a waiting answer may have waited for."""
@@ -121,13 +121,15 @@ class Worker:
         if self._thread is not None:
             self._thread.join(timeout)
 
-    def _send(self, message: Callable[[], None]) -> None:
+    def _send(self, message: Callable[[], None], job: Job | None = None) -> None:
         with self._lock:
             if self._closed:
                 raise ShuttingDown("the models were put away")
             if self._thread is None:
                 self._thread = threading.Thread(target=self._live, name="mlxone-models", daemon=True)
                 self._thread.start()
+            if job is not None:
+                self._jobs.append(job)
             self._inbox.put(message)
 
     def _tell(self, message: Callable[[], None]) -> None:
@@ -176,8 +178,7 @@ class Worker:
             job.since = None
         if isinstance(event, Finished | Failed):
             self._end(job)  # first: whoever reads the last event finds everything in order
-        if job.mail.put(job.number, event) and isinstance(event, Finished | Failed):
-            self._ended(event)
+        job.mail.put(job.number, event)
 
     def _end(self, job: Job) -> None:
         self._jobs.remove(job)
@@ -197,9 +198,16 @@ class Worker:
         if wait:
             self._settle_drained()
             with contextlib.suppress(queue.Empty):
-                self._inbox.get(timeout=self._chores())()
+                self._inbox.get(timeout=self._do_chores())()
         while not self._inbox.empty():
             self._inbox.get()()
+
+    def _do_chores(self) -> float | None:
+        try:
+            return self._chores()
+        except Exception as error:
+            log.error("tidying up failed", exc_info=error)
+            return None
 
     def _look_again(self) -> None:
         self.unblock()
@@ -227,14 +235,15 @@ class Worker:
     def _leave(self) -> None:
         with self._lock:
             self._closed = True
-        while not self._inbox.empty():  # calls that nobody else would answer, and the last submissions
+        while not self._inbox.empty():  # calls that nobody else would answer
             self._inbox.get()()
         for job in list(self._jobs):
             self._end(job)
-            failed = Failed(ShuttingDown("the models were put away"))
-            if job.mail.put(job.number, failed):
-                self._ended(failed)
+            job.mail.put(job.number, Failed(ShuttingDown("the models were put away")))
         self._settle_drained()
+
+
+def _nothing() -> None: ...
 
 
 def _as_ours(error: BaseException) -> Exception:

@@ -22,7 +22,6 @@ from jinja2.parser import Parser
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
-from markupsafe import Markup
 
 from mlxone.core.errors import TemplateError
 from mlxone.text import bounds, growth, operators
@@ -170,7 +169,7 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         text: Any = value.__self__
         fields = (
             growth.EscapingFormatter(self, escape=text.escape)
-            if isinstance(text, Markup)
+            if hasattr(text, "__html__")  # marked as safe
             else growth.Formatter(self)
         )
 

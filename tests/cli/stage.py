@@ -7,6 +7,7 @@ to the file of the same name with `.asked`.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import re
@@ -40,6 +41,7 @@ class Stage:
     loaded: list[tuple[str, Any]] = field(default_factory=list)
     missing: set[str] = field(default_factory=set)
     fetched: list[str] = field(default_factory=list)
+    looked_in: list[Sequence[str]] = field(default_factory=list)
     closed: int = 0
     load_error: BaseException | None = None
 
@@ -71,6 +73,7 @@ class Stage:
         return replace(Sampling(temperature=0.7), **flags)
 
     def find(self, query: str, folders: Sequence[str] = ()) -> Any:
+        self.looked_in.append(folders)
         if query in self.missing:
             raise ModelNotFound(f"no model {query} on this machine", hint=f"mlxone get {query}")
         return _module(repo=None if query == "local" else f"org/{query}", path=Path(query), name=query)
@@ -122,6 +125,8 @@ def main() -> int:
     stage = Stage(**json.loads(script.read_text()))
     for name, module in stage.modules().items():
         sys.modules[name] = module
+        package, _, short = name.rpartition(".")
+        setattr(importlib.import_module(package), short, module)  # where the real one was imported already
     from mlxone.cli.main import main
 
     code = main()

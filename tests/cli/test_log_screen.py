@@ -67,6 +67,24 @@ def test_the_bar_goes_at_the_end_and_the_lines_stay():
     assert (terminal.screen.cursor.x, terminal.screen.cursor.y) == (0, 1)
 
 
+def test_cleared_the_terminal_is_for_others_until_the_next_bar():
+    terminal = Terminal(40)
+
+    def write(text: str) -> None:
+        threading.Event().wait(0.02)  # a terminal that takes its time
+        terminal.write(text)
+
+    with LogScreen(write, live=True, size=lambda: (40, 6)) as screen:
+        screen.bar(bar("loading"))
+        screen.clear()
+        terminal.write("ready\n")
+        screen.bar(bar("working"))
+        screen.clear()
+        assert terminal.lines() == ["ready"]
+        screen.line("one")
+    assert terminal.lines() == ["ready", "one"]
+
+
 def test_lines_from_many_threads_are_never_mixed():
     out = io.StringIO()
     with LogScreen(out.write, live=False) as screen:

@@ -21,24 +21,28 @@ HEAVY = {
     "msgspec",
     "markdown_it",
     "readline",
+    "h11",
 }
 ROOT = Path(__file__).parents[2]
 
 
-def third_party(*command: str) -> set[str]:
-    """The modules from outside that the command makes Python load."""
+def third_party(command: str) -> set[str]:
+    """The packages from outside that the command makes Python load."""
+    return {name.partition(".")[0] for name in modules(command)} - sys.stdlib_module_names
+
+
+def modules(command: str) -> set[str]:
     code = f"""
 import sys
 before = set(sys.modules)
 try:
-    {command[0]}
+    {command}
 except SystemExit:
     pass
-new = {{name.partition('.')[0] for name in set(sys.modules) - before}}
-print(*(new - sys.stdlib_module_names), file=sys.stderr)
+print("loaded:", *(set(sys.modules) - before), file=sys.stderr)
 """
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
-    return set(child.stderr.split())
+    return set(child.stderr.split("loaded:")[1].split())
 
 
 def test_the_library_imports_nothing_at_first():
@@ -50,9 +54,23 @@ def test_version_and_help_import_click_only(args):
     assert third_party(f"from mlxone.cli.main import main; main({args})") == {"mlxone", "click"}
 
 
-@pytest.mark.parametrize("args", [["run", "--help"], ["get", "--help"], ["run", "--nonsense"], ["rnu"]])
+@pytest.mark.parametrize(
+    "args",
+    [
+        *(["run", "--help"], ["get", "--help"], ["serve", "--help"]),
+        *(["run", "--nonsense"], ["rnu"], ["serve", "--port", "x"], ["serve", "--batch", "4"]),
+    ],
+)
 def test_help_of_a_verb_and_usage_errors_import_nothing_heavy(args):
     assert third_party(f"from mlxone.cli.main import main; main({args})") & HEAVY == set()
+
+
+@pytest.mark.parametrize(
+    "args", [["--help"], ["ls"], ["show", "nothing"], ["run", "--help"], ["serve", "--help"]]
+)
+def test_only_a_server_loads_the_server(args):
+    loaded = modules(f"from mlxone.cli.main import main; main({args})")
+    assert [name for name in loaded if name.startswith(("mlxone.server", "mlxone.service.context"))] == []
 
 
 def test_python_m_mlxone():

@@ -154,8 +154,9 @@ def test_nothing_given(mlxone, played):
     mlxone("serve", "scripted")
     assert played.made_with.pop("options").prompt_cache_bytes == 2_000_000_000
     assert played.made_with == {
-        "models": ["scripted"], "folders": (), "owner": "serve", "host": "127.0.0.1", "port": 8090, "uds": None,
-        "api_keys": (), "allowed_origins": (), "allowed_hosts": (), "grace": 10.0,
+        "models": ["scripted"], "folders": (), "owner": "serve",
+        "host": "127.0.0.1", "port": 8090, "uds": None, "grace": 10.0,
+        "api_keys": (), "allowed_origins": (), "allowed_hosts": (),
     }  # fmt: skip
 
 
@@ -187,10 +188,11 @@ def test_a_key_is_in_no_line_of_the_log(mlxone, played):
 # Which models.
 
 
-def test_several_models_each_once(mlxone, played):
+def test_several_models_each_once(mlxone, stage, played):
     mlxone("serve", "a", "--model", "b", "--model", "a", "--model-dir", "d1", "--model-dir", "d2")
     assert played.made_with["models"] == ["a", "b"]
     assert played.made_with["folders"] == ("d1", "d2")
+    assert stage.looked_in == [("d1", "d2")] * 3
 
 
 def test_every_model_is_found_before_anything_starts(mlxone, stage, played):
@@ -289,7 +291,7 @@ def test_a_flag_that_is_to_come_says_so(name: str, form: str, mlxone, played):
         (["--port", "-1"], "--port must be between 0 and 65535, not -1"),
         (["--port", "http"], "--port takes a whole number, not 'http'"),
         (["--memory-budget", "0"], "--memory-budget must be between 0.001 and 1000000, not 0.0"),
-        (["--memory-budget", "lots"], "--memory-budget takes a size such as 10GB, 500MB or 1.5TB, not 'lots'"),
+        (["--memory-budget", "lots"], "--memory-budget takes a size such as 10GB, 500MB or"),
         (["--prompt-cache", "-1"], "--prompt-cache takes a size such as"),
         (["--prompt-cache-bytes", "2GB"], "--prompt-cache-bytes takes a whole number, not '2GB'"),
         (["--prompt-cache-size", "0"], "--prompt-cache-size must be at least 1, not 0"),

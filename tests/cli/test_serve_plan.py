@@ -99,6 +99,7 @@ def test_origins_and_hosts_may_be_joined_by_commas():
         ({"allowed_origins": ("https://a.example/page",)}, "--allowed-origins: not an origin"),
         ({"allowed_origins": ("*,",)}, "--allowed-origins has an empty part: '*,'"),
         ({"allowed_hosts": ("a.example:80",)}, "--allowed-hosts: not a host's name: 'a.ex"),
+        ({"api_key": (__file__,)}, f"--api-key names a file: {__file__} (@{__file__} means the keys in it)"),
         ({"api_key": ("@/no/such/file",)}, "--api-key /no/such/file: no such file"),
         ({"api_key": ("",)}, "--api-key: an API key has to have characters"),
     ],

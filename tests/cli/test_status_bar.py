@@ -3,6 +3,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -48,6 +49,12 @@ def test_what_is_not_known_or_off_is_left_out():
         "0 running · 0 requests · http://127.0.0.1:8090",
         "memory 0 B",
     ]
+
+
+def test_weights_that_wait_on_the_disk_are_counted():
+    waiting = AdmissionFigures(usable_bytes=5_100_000_000, weights_bytes=700_000_000)
+    text = bar_text(URL, replace(FIGURES, admission=waiting), counters(0), LOAD, 200)
+    assert "memory 0.70 of 5.1 GB" in text
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ def read(
         pass
     row = Row(range(length), row.state, Sampling(), seed=0)
     decoder.log.clear()
+    assert all(held < stop < length for stop in row.stops(borders))
     places = []
     for progress in prefill(decoder, row, step, row.stops(borders)):
         places.append(progress.done)

@@ -83,6 +83,16 @@ def test_a_config_that_is_a_folder(file: Path):
         config.load_config()
 
 
+def test_a_table_of_the_config(file: Path):
+    assert config.table_setting("serve") == {}
+    file.write_text('model = "m"\n[serve]\nport = 1\nkeys = ["a"]\n')
+    assert config.table_setting("serve") == {"port": 1, "keys": ["a"]}
+    with pytest.raises(
+        UsageError, match=r"config\.toml: model must be a table, as under \[model\], not 'm'$"
+    ):
+        config.table_setting("model")
+
+
 def test_short_names_are_lower_case_and_mean_repos():
     assert all(name == name.lower() and repo.count("/") == 1 for name, repo in SHORT_NAMES.items())
     for name, repo in SHORT_NAMES.items():

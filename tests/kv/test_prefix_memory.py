@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from mlxone.backend.arrays import mx
+from mlxone.kv.buffer import STEP
 from mlxone.kv.prefixes import PrefixStore
 from mlxone.kv.state import ModelState
 from tests.kv.stored import (
@@ -109,3 +110,12 @@ def test_buffers_have_room_for_the_whole_prompt():
     state = take(store, "plain", "a", [*text, *range(3000)])
     assert not state.moves(3001)
     assert state.moves(4000)
+
+
+def test_a_buffer_has_nothing_of_what_lies_behind_a_checkpoint():
+    store, text = PrefixStore(ROOMY), list(range(1, 9))
+    for known in ([1, 2, 3], text, [1, 2, 3, 4, 5, 99]):
+        put(store, "recurrent", "a", known)
+    state = take(store, "recurrent", "a", [*text[:7], 99])
+    assert_holds(state, [1, 2, 3])
+    assert [array.shape[2] for array in state.layers[0].arrays()] == [STEP, STEP]

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from mlxone.backend.arrays import mx
 from mlxone.kv import prefixes
+from mlxone.kv.buffer import STEP
+from mlxone.kv.plain import PlainState
 from mlxone.kv.prefixes import PrefixStore
 from mlxone.kv.radix import Checkpoint, Node, ids_of
 from tests.kv.stored import (
@@ -49,9 +51,17 @@ class Naive:
         return found
 
 
-TEXTS = st.lists(st.integers(1, 3), max_size=11)
+# Many begin alike, and go on alike past every window.
+TEXTS = st.one_of(
+    st.lists(st.integers(1, 3), max_size=11),
+    st.builds(
+        lambda count, rest: [1, 2, 3, 1, 1, 2, 2, 3, 3, 1][:count] + rest,
+        st.integers(0, 10),
+        st.lists(st.integers(1, 3), max_size=3),
+    ),
+)
 NAMESPACES = st.sampled_from(["a", "b"])
-OPERATIONS = st.lists(
+OPERATIONS: st.SearchStrategy[list[Any]] = st.lists(
     st.one_of(
         st.tuples(st.just("put"), NAMESPACES, TEXTS),
         st.tuples(st.just("take"), NAMESPACES, TEXTS),
@@ -84,7 +94,10 @@ def test_fuzz_it_gives_what_a_list_of_texts_would(kind: str, operations: list[An
             naive.texts = {t for t in naive.texts if t[0] != namespace}
         else:
             expected = naive.best(namespace, ids)
-            assert_holds(take(store, kind, namespace, ids), ids[:expected])
+            state = take(store, kind, namespace, ids)
+            assert_holds(state, ids[:expected])
+            plain = [layer for layer in state.layers if isinstance(layer, PlainState)]
+            assert not expected or all(a.shape[2] == STEP for layer in plain for a in layer.arrays())
             hits, misses = hits + (expected > 0), misses + (expected == 0)
             hit_tokens += expected
         audit(store)
@@ -243,6 +256,15 @@ def test_a_store_smaller_than_a_text_keeps_what_it_has(kind: str):
         assert take(store, kind, "a", [1, 2, 3, 4, 5]).offset == 4
 
 
+def test_what_a_text_goes_on_from_counts_as_a_part_of_it():
+    store = PrefixStore(6 * SIZE)
+    put(store, "plain", "a", [1, 2, 3, 4])
+    assert not put(store, "plain", "a", [1, 2, 3, 4, 5, 6, 7])
+    assert put(store, "plain", "a", [1, 2, 8, 8, 8, 8])  # of the four only two are a part of it
+    assert store.bytes == 6 * SIZE
+    audit(store)
+
+
 @pytest.mark.parametrize("limits", [(0, None), (ROOMY, 0)])
 def test_turned_off(limits: tuple[int, int | None]):
     store = PrefixStore(*limits)
@@ -261,6 +283,26 @@ def test_entries_are_texts_that_none_goes_on_from():
     assert store.entries == 2
     assert take(store, "mixed", "a", list(range(9))).offset < 8
     assert [take(store, "mixed", "a", [f, f + 1, 0]).offset for f in (50, 60)] == [2, 2]
+
+
+def test_too_many_texts_cost_no_checkpoint_of_another():
+    store, text = PrefixStore(ROOMY, 2), list(range(1, 41))
+    for end in (10, 20, 30, 40):
+        put(store, "mixed", "a", text[:end])
+    put(store, "mixed", "a", [50, 51])
+    take(store, "mixed", "a", [*text, 9])
+    put(store, "mixed", "a", [60, 61])
+    assert take(store, "mixed", "a", [50, 51, 9]).offset == 0
+    assert [take(store, "mixed", "a", [*text[:n], 99]).offset for n in (10, 20, 30, 40)] == [10, 20, 30, 40]
+
+
+@pytest.mark.parametrize("kind", ["sliding", "mixed", "recurrent"])
+def test_a_shorter_text_gets_its_own_checkpoint(kind: str):
+    store = PrefixStore(ROOMY)
+    put(store, kind, "a", list(range(20)))
+    assert take(store, kind, "a", list(range(11))).offset == 0
+    assert put(store, kind, "a", list(range(10)))
+    assert take(store, kind, "a", list(range(11))).offset == 10
 
 
 def test_a_state_has_exactly_the_tokens_it_is_put_with():
@@ -288,11 +330,14 @@ def test_there_is_room_before_anything_is_copied(kind: str, ids: list[int], monk
 
 
 @pytest.mark.parametrize("after", [0, 1])
-def test_a_copy_for_which_there_is_no_memory_changes_nothing(monkeypatch: pytest.MonkeyPatch, after: int):
+@pytest.mark.parametrize("ids", [[1, 2, 3, 9], [1, 2, 3]])
+def test_a_copy_for_which_there_is_no_memory_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch, ids: list[int], after: int
+):
     """Neither halves of a node that is to be split nor, after them, what is new."""
     store, evaluate, left = PrefixStore(ROOMY), mx.eval, [after]
     put(store, "mixed", "a", [1, 2, 3, 4, 5, 6])
-    before, state = store.figures(), state_of("mixed", [1, 2, 3, 9])
+    before, state = store.figures(), state_of("mixed", ids)
 
     def full(*args: Any) -> None:
         left[0] -= 1
@@ -302,11 +347,38 @@ def test_a_copy_for_which_there_is_no_memory_changes_nothing(monkeypatch: pytest
 
     with monkeypatch.context() as patch:
         patch.setattr("mlxone.kv.prefixes.mx.eval", full)
-        assert not store.put("a", [1, 2, 3, 9], state)
+        assert not store.put("a", ids, state)
     assert (store.bytes, store.entries) == (before.bytes, before.entries)
     audit(store)
     assert_holds(take(store, "mixed", "a", [1, 2, 3, 4, 5, 6, 7]), [1, 2, 3, 4, 5, 6])
-    assert store.put("a", [1, 2, 3, 9], state)
+    assert store.put("a", ids, state)
+
+
+def test_a_stem_that_was_left_with_nothing_goes_as_well(monkeypatch: pytest.MonkeyPatch):
+    """Room was made for what then could not be copied: the old branch is gone, the new one never came."""
+    store = PrefixStore(alone_size("mixed", [1, 2, 3, 4, 5, 6]))
+    put(store, "mixed", "a", [1, 2, 3, 4, 5, 6])
+    computed, calls = prefixes._computed, list[Any]()
+
+    def only_once(parts: Any) -> bool:
+        calls.append(parts)
+        return len(calls) == 1 and computed(parts)
+
+    monkeypatch.setattr(prefixes, "_computed", only_once)
+    assert not put(store, "mixed", "a", [1, 2, 3, 9, 9, 9])
+    assert len(calls) == 2
+    audit(store)
+    assert store.bytes == store.entries == 0
+
+
+def test_without_memory_to_give_it_out_a_text_is_read_anew(monkeypatch: pytest.MonkeyPatch):
+    store = PrefixStore(ROOMY)
+    put(store, "mixed", "a", [1, 2, 3])
+    with monkeypatch.context() as patch:
+        patch.setattr(prefixes, "_computed", lambda parts: False)
+        assert_holds(take(store, "mixed", "a", [1, 2, 3, 4]), [])
+    assert (store.hits, store.misses) == (0, 1)
+    assert take(store, "mixed", "a", [1, 2, 3, 4]).offset == 3
 
 
 def test_checkpoints_are_found_from_any_place_on_the_way():

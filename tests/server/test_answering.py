@@ -69,14 +69,15 @@ def test_a_failure_in_the_middle_of_a_whole_answer_is_its_status(error, status, 
     assert_closed(context)
 
 
-def test_an_answer_without_its_last_event_is_our_own_fault():
-    answer, _ = chat(spoken("Hello")[:-1])
+@pytest.mark.parametrize(("script", "choices"), [(spoken("Hello")[:-1], 1), (spoken("Hello"), 2), ([], 1)])
+def test_an_answer_without_its_last_event_is_our_own_fault(script, choices, caplog):
+    answer, _ = chat(script, n=choices)
     assert answer.status == 500
+    assert any(str(r.exc_info and r.exc_info[1]) == str(answering.cut_short()) for r in caplog.records)
 
 
-def test_one_missing_choice_of_two_is_as_well():
-    answer, _ = chat(spoken("Hello"), n=2)
-    assert answer.status == 500
+def test_no_dialect_hears_what_an_alien_failure_says():
+    assert "secret" not in str(answering.told(RuntimeError("/secret"), "req-1"))
 
 
 # Streams
@@ -129,6 +130,19 @@ def test_a_failure_in_the_middle_of_a_stream_is_its_last_event(error, how, caplo
     assert "secret" not in answer.body.decode()
     assert caplog.records[-1].fields["error"] == code
     assert_closed(context)
+
+
+@pytest.mark.parametrize("end", [(0, Failed(TimedOut("no new token"))), spoken("")[-1]])
+def test_work_ends_before_the_last_piece_is_sent(end: Step):
+    async def run():
+        context = FakeContext([*spoken("Hello")[:3], end])
+        body = await stream(app(context), "POST", PATH, CHAT | {"stream": True})
+        await anext(body)
+        closed = context.gave[0].closed
+        await body.aclose()
+        return closed
+
+    assert asyncio.run(run()) == 1
 
 
 def test_a_stream_without_its_last_event_fails():
@@ -200,8 +214,22 @@ def test_progress_of_a_long_prompt_is_told_early():
 
 
 def test_a_prompt_that_is_read_at_once_has_no_progress_to_tell():
-    answer, _ = chat(spoken("Hi"), stream=True, pace=Pace(3600.0, 0.0))
-    assert not any(piece.startswith(b":") for piece in answer.pieces)
+    async def run():
+        gate = asyncio.Event()
+        context = FakeContext([(0, Progress(5, 5)), gate, *spoken("Hi")[1:]])
+        pace = Pace(quiet=3600.0, progress=0.0)
+        body = await stream(app(context, pace=pace), "POST", PATH, CHAT | {"stream": True})
+        first = asyncio.ensure_future(anext(body))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        silent = not first.done()
+        gate.set()
+        piece = await first
+        await body.aclose()
+        return silent, piece
+
+    silent, piece = asyncio.run(run())
+    assert silent and b"prompt" not in piece
 
 
 # Clients that go away

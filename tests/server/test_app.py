@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
+import threading
 from dataclasses import replace
 from typing import Any
 
@@ -14,10 +14,9 @@ from hypothesis import strategies as st
 
 from mlxone import __version__
 from mlxone.core.errors import DamagedModel, MlxoneError
-from mlxone.core.words import Stats
 from mlxone.server.errors import TooLarge
-from mlxone.server.exchange import Spent
 from mlxone.server.guard import Guard
+from mlxone.server.protocols import openai_chat
 from mlxone.server.routes import ROUTES
 from tests.fakes import FakeContext, spoken
 from tests.server.rig import CHAT, app, ask, ask_async, request, whole
@@ -104,11 +103,24 @@ def test_completions():
     assert answer.json()["choices"][0]["text"] == " is"
 
 
-def test_a_long_body_is_read_beside_the_loop():
-    messages = [{"role": "user", "content": "x" * 300_000}]
+@pytest.mark.parametrize(("size", "beside"), [(10, False), (300_000, True)])
+def test_a_long_body_is_read_beside_the_loop(size: int, beside: bool, monkeypatch):
+    readers: list[threading.Thread] = []
+
+    def reading(body: bytes) -> Any:
+        readers.append(threading.current_thread())
+        return parse(body)
+
+    parse = openai_chat.parse
+    monkeypatch.setattr(openai_chat, "parse", reading)
     context = FakeContext(spoken("Hi"))
-    assert ask(app(context), "POST", PATH, {"messages": messages}).status == 200
-    assert len(context.asked[0].requests[0].messages[0].content) == 300_000
+    answer = ask(app(context), "POST", PATH, {"messages": [{"role": "user", "content": "x" * size}]})
+    assert answer.status == 200
+    assert len(context.asked[0].requests[0].messages[0].content) == size
+    assert [reader is not threading.main_thread() for reader in readers] == [beside]
+
+
+def test_a_long_body_that_is_wrong_is_refused_as_any():
     assert ask(app(), "POST", PATH, b"[" + b" " * 300_000).status == 400
 
 
@@ -292,93 +304,6 @@ def test_who_waited_for_nothing_is_told():
     answer = asyncio.run(run())
     assert (answer.status, answer.error["code"]) == (503, "shutting_down")
     assert answer.headers["retry-after"] == "1"
-
-
-# The log
-
-
-def lines(
-    caplog, *args: Any, level: int = logging.INFO, server: Any = None, **more: Any
-) -> list[dict[str, Any]]:
-    with caplog.at_level(level, "mlxone"):
-        ask(server or app(FakeContext(spoken("Hello"))), *args, **more)
-    return [record.fields for record in caplog.records if hasattr(record, "fields")]
-
-
-@pytest.mark.parametrize("streams", [False, True])
-def test_one_line_for_an_answer(streams: bool, caplog):
-    (fields,) = lines(caplog, "POST", PATH, CHAT | {"stream": streams})
-    assert fields.pop("ms") >= 0
-    assert fields == {
-        "id": "req-1",
-        "peer": "127.0.0.1",
-        "method": "POST",
-        "path": PATH,
-        "status": 200,
-        "prompt_tokens": 5,
-        "cached_tokens": 0,
-        "generated_tokens": 5,
-        "tokens_per_second": 100.0,
-    }
-    assert caplog.records[-1].levelno == logging.INFO
-    said = caplog.records[-1].getMessage()
-    assert (
-        said.startswith(f"req-1 POST {PATH} 200 ") and "5 prompt (0 cached), 5 generated, 100.0 tok/s" in said
-    )
-
-
-def test_choices_share_a_prompt_and_add_their_tokens(caplog):
-    two = app(FakeContext([*spoken("Hello", choice=1), *spoken("You", choice=0)]))
-    (fields,) = lines(caplog, "POST", PATH, CHAT | {"n": 2}, server=two)
-    assert (fields["prompt_tokens"], fields["generated_tokens"]) == (5, 8)
-
-
-def test_a_refusal_is_a_line_with_its_code(caplog):
-    (fields,) = lines(caplog, "POST", PATH, {"messages": []})
-    assert (fields["status"], fields["error"]) == (400, "usage")
-    assert "prompt_tokens" not in fields
-
-
-def test_probes_are_logged_at_debug_only(caplog):
-    assert lines(caplog, "GET", "/health") == []
-    assert len(lines(caplog, "GET", "/health", level=logging.DEBUG)) == 1
-
-
-def test_a_path_cannot_write_lines_of_its_own(caplog):
-    lines(caplog, "GET", "/a\nreq-2 GET /b 200 \x1b[2J\u2028" + "c" * 5_000)
-    said = caplog.records[-1].getMessage()
-    assert said.isprintable() and len(said) < 400
-
-
-@pytest.mark.parametrize("level", [logging.INFO, logging.DEBUG])
-@pytest.mark.parametrize(
-    "body", [CHAT, {"messages": "PROMPT"}, b'{"messages": PROMPT}', {"prompt": "PROMPT"}]
-)
-def test_keys_and_prompts_are_never_logged(level: int, body: Any, caplog):
-    if body is CHAT:
-        body = {"messages": [{"role": "user", "content": "PROMPT"}]}
-    keyed = app(FakeContext(spoken("ANSWER")), guard=Guard(api_keys=["KEY-ONE", "KEY-TWO"]))
-    with caplog.at_level(level, "mlxone"):
-        for headers in ({"x-api-key": "KEY-ONE"}, {"authorization": "Bearer WRONG-KEY"}):
-            for streams in (False, True):
-                said = body if isinstance(body, bytes) else body | {"stream": streams}
-                ask(keyed, "POST", PATH, said, headers, query={"api_key": "KEY-TWO"})
-    assert caplog.records
-    for record in caplog.records:
-        text = record.getMessage() + json.dumps(getattr(record, "fields", {})) + str(record.exc_info)
-        assert not any(word in text for word in ("PROMPT", "ANSWER", "KEY"))
-
-
-def test_what_was_spent_is_summed():
-    spent = Spent()
-    spent.add(Stats(prompt_tokens=3, cached_tokens=1, generated_tokens=10, decode_ms=100.0))
-    spent.add(Stats(prompt_tokens=3, cached_tokens=3, generated_tokens=30, decode_ms=300.0))
-    assert spent.fields() == {
-        "prompt_tokens": 6,
-        "cached_tokens": 4,
-        "generated_tokens": 40,
-        "tokens_per_second": 100.0,
-    }
 
 
 # Any request

@@ -51,6 +51,12 @@ def test_plain_options_tell_the_methods():
     assert preflight({}, "/nowhere").status == 404
 
 
+def test_options_of_a_page_are_no_preflight_by_themselves():
+    answer = preflight({"origin": PAGE})
+    assert answer.headers["access-control-allow-origin"] == PAGE
+    assert "access-control-allow-methods" not in answer.headers
+
+
 def test_any_origin_is_a_star_and_does_not_vary():
     answer = preflight(ASKING | {"origin": "https://any.example"}, origins=["*"])
     assert answer.headers["access-control-allow-origin"] == "*" and "vary" not in answer.headers

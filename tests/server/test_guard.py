@@ -90,6 +90,14 @@ def test_the_host_of_an_allowed_origin_is_ours():
     Guard(checks_host=True, origins=["https://chat.example"]).admit(asked({"host": "chat.example"}))
 
 
+def test_what_it_listens_on_is_its_name():
+    for name, host in (("Box", "box:8090"), ("192.168.1.5", "192.168.1.5"), ("fe80::1", "[fe80::1]:1")):
+        Guard(checks_host=True, own_name=name).admit(asked({"host": host}))
+    for everywhere, host in (("0.0.0.0", "0.0.0.0:8090"), ("::", "[::]:8090"), ("", "")):
+        with pytest.raises(Forbidden):
+            Guard(checks_host=True, own_name=everywhere).admit(asked({"host": host or "evil.example"}))
+
+
 def test_without_a_host_header_there_is_no_browser():
     Guard(checks_host=True).admit(asked({"host": ""}))
 
@@ -182,7 +190,7 @@ def test_what_is_no_origin_cannot_be_allowed(origin: str):
         Guard(origins=[origin])
 
 
-@pytest.mark.parametrize("host", ["", "a:80", "http://a", "a/b", "[::1]:80", "a b@c"])
+@pytest.mark.parametrize("host", ["", "a:80", "http://a", "a/b", "[::1]:80", "a b@c", "*", "*.a"])
 def test_what_is_no_host_cannot_be_allowed(host: str):
     with pytest.raises(UsageError, match="not a host"):
         checked_host(host)

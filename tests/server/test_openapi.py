@@ -50,6 +50,17 @@ def test_an_operation_says_what_its_route_does(route):
         assert set(DOCUMENT["components"]["schemas"][name]["properties"]) == fields
 
 
+def test_parameters():
+    said = {
+        path: [(p["name"], p["in"], p["required"]) for p in o.get("parameters", ())]
+        for (_, path), o in operations().items()
+    }
+    assert {path: parameters for path, parameters in said.items() if parameters} == {
+        "/models/{id}": [("id", "path", True)],
+        "/props": [("model", "query", False)],
+    }
+
+
 def test_ids_of_operations_are_different():
     ids = [operation["operationId"] for operation in operations().values()]
     assert len(ids) == len(set(ids))

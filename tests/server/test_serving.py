@@ -21,6 +21,7 @@ from mlxone.server import serving
 from mlxone.server.serving import Serving, create_server
 from tests.fakes import FakeContext, Step, spoken
 from tests.server.rig import CHAT, events
+from tests.service.rig import write_folder
 
 PATH = "/v1/chat/completions"
 MESSAGES: Any = CHAT["messages"]
@@ -185,6 +186,27 @@ def test_who_comes_before_the_model_is_ready_waits():
     assert asyncio.run(run()) == 200
 
 
+def test_who_waits_for_a_model_that_never_comes_is_told():
+    async def run():
+        context = FakeContext()
+        context.starting, context.start_fails = asyncio.Event(), UsageError("no such model")
+        one = server(context)
+        task = asyncio.create_task(one.start())
+        while not one._http.addresses:
+            await asyncio.sleep(0)
+        early = asyncio.create_task(ask_async(one.url, "POST", PATH, CHAT))
+        while not one.counters.in_flight:
+            await asyncio.sleep(0.001)
+        context.starting.set()
+        with pytest.raises(UsageError, match="no such model"):
+            await task
+        return await early, one.counters.requests
+
+    (status, _, body), requests = asyncio.run(run())
+    assert (status, json.loads(body)["error"]["code"]) == (503, "shutting_down")
+    assert requests == {("/chat/completions", 503): 1}
+
+
 def test_a_port_in_use_is_one_line_and_no_model_is_loaded():
     async def run():
         async with server() as first:
@@ -231,6 +253,23 @@ def test_the_name_must_be_ours_on_loopback():
             assert ask(one.url, "GET", "/v1/models", host=host)[0] == status
 
 
+def test_loopback_is_known_by_its_addresses(monkeypatch):
+    """A machine's own name often means 127.0.1.1: nobody else reaches it, but a browser's page would."""
+    real = socket.getaddrinfo
+    known = {"my-machine": "127.0.0.1"}
+    monkeypatch.setattr(socket, "getaddrinfo", lambda host, *a, **k: real(known.get(host, host), *a, **k))
+    with server(host="my-machine") as one:
+        for host, status in (("my-machine:8090", 200), ("evil.example", 403), ("localhost", 200)):
+            assert ask(one.url, "GET", "/v1/models", host=host)[0] == status
+
+
+def test_elsewhere_the_name_is_checked_where_names_are_given():
+    for allowed, status in (([], 200), (["models.example"], 403)):
+        with server(host="0.0.0.0", api_keys=["k"], allowed_hosts=allowed) as one:
+            assert ask(one.url, "GET", "/health", host="evil.example")[0] == status
+            assert ask(one.url, "GET", "/health", host="models.example")[0] == 200
+
+
 def test_keys_over_the_wire():
     with server(api_keys=["first", "second"]) as one:
         assert ask(one.url, "GET", "/v1/models")[0] == 401
@@ -238,7 +277,7 @@ def test_keys_over_the_wire():
         assert ask(one.url, "GET", "/health")[0] == 200
 
 
-def test_a_socket_file(tmp_path: Path):
+def test_a_socket_file(tmp_path: Path, caplog):
     path = str(tmp_path / "s")
 
     class Unix(http.client.HTTPConnection):
@@ -253,6 +292,7 @@ def test_a_socket_file(tmp_path: Path):
         assert connection.getresponse().status == 200
         connection.close()
     assert not Path(path).exists()
+    assert [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING] == []
 
 
 # Ending
@@ -339,3 +379,19 @@ def test_the_library_has_it():
     assert mlxone.create_server is create_server
     with pytest.raises(TypeError, match="frobnicate"):
         mlxone.load_context("starter", frobnicate=1)
+
+
+def test_a_model_from_its_folder_to_an_answer(tmp_path: Path):
+    folder = write_folder(tmp_path / "tiny-model")
+    context = mlxone.load_context(folder, max_tokens=3)
+    with create_server(context, port=0) as one:
+        (model,) = json.loads(ask(one.url, "GET", "/v1/models")[2])["data"]
+        assert model["loaded"] and str(tmp_path) not in json.dumps(model)
+        status, _, body = ask(one.url, "POST", PATH, CHAT | {"temperature": 0})
+        assert status == 200 and 1 <= json.loads(body)["usage"]["completion_tokens"] <= 3
+        assert json.loads(body)["model"] == model["id"]
+        status, _, body = ask(one.url, "POST", PATH, CHAT | {"stream": True, "temperature": 0})
+        assert status == 200 and events(body)[-1] == "[DONE]"
+        assert ask(one.url, "POST", "/models/unload", {"model": model["id"]})[0] == 403
+    with pytest.raises(MlxoneError):
+        mlxone.load_context(tmp_path / "nothing")

@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 
 import mlxone
+from mlxone.backend import arrays
+from mlxone.backend.arrays import mx
 from tests.engine import tiny
-from tests.service.rig import write_folder
+from tests.service.rig import Stage, write_folder
 
 
 @pytest.fixture(scope="session")
@@ -23,3 +25,15 @@ def model(folder: Path) -> mlxone.Model:
 @pytest.fixture(scope="session")
 def sliding(tmp_path_factory: pytest.TempPathFactory) -> mlxone.Model:
     return mlxone.load(write_folder(tmp_path_factory.mktemp("model") / "sliding", tiny.SLIDING))
+
+
+@pytest.fixture
+def own_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A budget of a test is not MLX's limit for the tests after it."""
+    monkeypatch.setattr(arrays, "_limit", None)
+    monkeypatch.setattr(mx, "set_memory_limit", lambda size: size)
+
+
+@pytest.fixture
+def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
+    return Stage(tmp_path, monkeypatch)

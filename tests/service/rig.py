@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -113,13 +114,22 @@ class Stage:
         def load_found(found: Found, chat_template: Path | None = None) -> Model:
             model = real(found, chat_template)
             self.loads.append(model.name)
-            model.decoder = self.decoders[model.name] = Reciter(
-                SCRIPT, context_length=model.decoder.spec.context_length
-            )
+            reciter = self.decoders[model.name] = Reciter(SCRIPT)
+            reciter.spec, model.decoder = model.decoder.spec, reciter
             self.dress(model)
             return model
 
         patch.setattr(shelf, "load_found", load_found)
 
     def model(self, name: str = "tiny", config: dict[str, Any] = tiny.PLAIN, **files: Any) -> Path:
-        return write_folder(self.folder / name, config, **files)
+        folder, key = self.folder / name, json.dumps([config, files])
+        if key not in _WRITTEN:
+            write_folder(folder, config, **files)
+            _WRITTEN[key] = {path.name: path.read_bytes() for path in folder.iterdir()}
+        folder.mkdir(exist_ok=True)
+        for file, content in _WRITTEN[key].items():
+            (folder / file).write_bytes(content)
+        return folder
+
+
+_WRITTEN: dict[str, dict[str, bytes]] = {}  # making weights takes longer than most tests

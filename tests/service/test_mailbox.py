@@ -78,13 +78,16 @@ def test_the_first_terminal_event_counts_and_nothing_follows_it(puts: list[tuple
     events: dict[str, Event] = {"token": token(0), "end": END, "fail": Failed(TimedOut("slow"))}
 
     async def test() -> None:
-        mail = Mailbox(3, bound=4)
+        told: list[Event | None] = []
+        mail = Mailbox(3, bound=4, ended=told.append)
         ended: set[int] = set()
         for number, kind in puts:
             assert mail.put(number, events[kind]) == (number not in ended)
             ended |= {number} if kind != "token" else set()
             assert mail.is_open(number) == (number not in ended)
-        assert mail.fail(ShuttingDown("bye")) == sorted({0, 1, 2} - ended)
+            assert len(told) == len(ended)
+        mail.fail(ShuttingDown("bye"))
+        assert len(told) == 3 and isinstance(told[-1], Failed) == (len(ended) < 3 or told[-1] != END)
         read = await read_all(mail)
         for number in range(3):
             own = [event for n, event in read if n == number]
@@ -96,16 +99,18 @@ def test_the_first_terminal_event_counts_and_nothing_follows_it(puts: list[tuple
 
 def test_closing_wakes_the_reader_and_drops_everything():
     async def test() -> None:
-        mail = Mailbox(2)
+        told: list[Event | None] = []
+        mail = Mailbox(2, ended=told.append)
         reader = asyncio.create_task(mail.take())
         await asyncio.sleep(0)
         mail.put(0, END)
         assert await reader == (0, END)
         reader = asyncio.create_task(mail.take())
         await asyncio.sleep(0)
-        assert mail.close() == [1] and mail.closed
+        mail.close()
         assert await reader is None
-        assert not mail.put(1, token(0)) and mail.held == 0 and mail.close() == []
+        mail.close()
+        assert not mail.put(1, token(0)) and mail.held == 0 and mail.closed and told == [END, None]
 
     inside(test)
 
@@ -127,12 +132,11 @@ def test_a_wait_that_is_given_up_loses_nothing():
 
 
 def test_a_loop_that_is_gone_closes_it():
-    async def test() -> None:
-        nonlocal mail
+    async def test() -> Mailbox:
         mail = Mailbox(1)
         asyncio.create_task(mail.take()).add_done_callback(lambda _: None)
         await asyncio.sleep(0)
+        return mail
 
-    mail: Mailbox
-    asyncio.run(test())
+    mail = asyncio.run(test())
     assert mail.put(0, token(0)) and mail.closed and not mail.put(0, token(1))

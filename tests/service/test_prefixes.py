@@ -109,6 +109,27 @@ def test_borders_do_not_touch_a_model_whose_state_can_be_cut():
     assert passes(model, None, PROMPT, borders=borders, prefill_step=3) == (0, [3, 3, 1, 1])
 
 
+@pytest.mark.parametrize(("windows", "kept"), [("plain", [7, 11]), ("sliding", [2, 7, 11])])
+def test_what_is_kept_and_when(monkeypatch: pytest.MonkeyPatch, windows: str, kept: list[int]):
+    """At borders where need be, and where prompt and answer end; not after each chunk, nor step."""
+    store, places = PrefixStore(ROOMY), list[int]()
+    put = store.put
+
+    def noted(namespace: str, tokens: Sequence[int], state: Any) -> bool:
+        places.append(len(tokens))
+        return put(namespace, tokens, state)
+
+    monkeypatch.setattr(store, "put", noted)
+    passes(
+        scripted("abcdefgh", windows=WINDOWS[windows]),
+        memory_for(store),
+        PROMPT,
+        borders=(2,),
+        prefill_step=3,
+    )
+    assert places == kept
+
+
 @pytest.mark.parametrize("windows", WINDOWS)
 def test_without_a_store_borders_cost_nothing(windows: str):
     model = scripted("abcdefgh", windows=WINDOWS[windows])
@@ -167,6 +188,16 @@ def test_a_broken_step_leaves_nothing_behind(
     assert isinstance(events[-1], Failed)
     assert (store.entries, store.bytes > 0) == ((1, True) if broken_pass else (0, False))
     assert passes(model, memory_for(store), PROMPT)[0] == (7 if broken_pass else 0)
+
+
+def test_a_conversation_begins_anew_after_a_failure(model: mlxone.Model, monkeypatch: pytest.MonkeyPatch):
+    memory = Memory()
+    assert passes(model, memory, PROMPT)[0] == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(decoder_of(model), "logits", lambda hidden: 1 / 0)
+        _, events = ask(model, memory, [*PROMPT, A, B, C, 30])
+        assert isinstance(events[-1], Failed)
+    assert passes(model, memory, [*PROMPT, A, B, C, 30])[0] == 0
 
 
 def test_an_answer_whose_state_another_took_keeps_nothing_of_the_others(model: mlxone.Model):

@@ -65,8 +65,8 @@ def with_worker(test: Callable[[Worker], Awaitable[None]], **more: Any) -> None:
     assert not worker.alive and worker.running == worker.waiting == 0
 
 
-def submit(worker: Worker, turn: Script, bound: int = 256) -> Mailbox:
-    mail = Mailbox(1, bound=bound, room=worker.wake)
+def submit(worker: Worker, turn: Script, bound: int = 256, ended: Any = lambda event: None) -> Mailbox:
+    mail = Mailbox(1, bound=bound, room=worker.wake, ended=ended)
     worker.submit(Job(turn, mail, 0))
     return mail
 
@@ -117,7 +117,13 @@ def test_the_oldest_that_can_go_on_goes_on():
             await asyncio.sleep(0.001)
         reached, go = threading.Event(), threading.Event()
         young = Script("young", 30, log)
-        young.before = lambda index: (reached.set(), go.wait(10)) and None if index == 10 else None
+
+        def halfway(index: int) -> None:
+            if index == 10:
+                reached.set()
+                go.wait(10)
+
+        young.before = halfway
         mail = submit(worker, young)
         await asyncio.to_thread(reached.wait, 10)
         for _ in range(4):
@@ -204,12 +210,16 @@ def test_no_room_yet_waits_until_something_has_ended():
         large = Script("large", 1, log)
         large.may_begin = lambda: ("slow", "closed") in log
         waits = submit(worker, large)
+        other = Script("other", 1, log)
+        other.may_begin = lambda: ("small", "closed") in log
+        next_one = submit(worker, other)
         assert len(await read_all(submit(worker, Script("small", 2, log)))) == 3  # it need not wait as well
+        assert len(await read_all(next_one)) == 2  # nobody had to tell it
         assert worker.waiting == 1 and waits.held == 0
         await read_all(slow)
         assert len(await read_all(waits)) == 2
         # Asked when it came, and when something ended; not at every step in between.
-        assert log.count(("large", "refused")) <= 3
+        assert log.count(("large", "refused")) <= 4
 
     with_worker(test)
 
@@ -261,8 +271,7 @@ def test_stopping_ends_what_is_left_with_one_last_event_each():
     async def test(worker: Worker) -> None:
         log: list[Any] = []
         scripts = [Script(name, 10**6, log) for name in "abc"]
-        mails = [submit(worker, script, bound=16) for script in scripts]
-        ended.clear()
+        mails = [submit(worker, script, 16, ended.append) for script in scripts]
         worker.stop()
         await asyncio.to_thread(worker.join, 10)
         for mail in mails:
@@ -274,15 +283,20 @@ def test_stopping_ends_what_is_left_with_one_last_event_each():
         with pytest.raises(ShuttingDown):
             submit(worker, Script("late", 1, log))
 
-    ended: list[Event] = []
-    with_worker(test, ended=ended.append)
+    ended: list[Event | None] = []
+    with_worker(test)
 
 
 def test_overdue_is_a_long_step_and_not_a_long_wait():
     async def test(worker: Worker) -> None:
         go, reached = threading.Event(), threading.Event()
         stuck, behind = Script("stuck", 3, []), Script("behind", 3, [])
-        stuck.before = lambda index: (reached.set(), go.wait(10)) and None
+
+        def hangs(index: int) -> None:
+            reached.set()
+            go.wait(10)
+
+        stuck.before = hangs
         jobs = [Job(turn, Mailbox(1), 0) for turn in (stuck, behind)]
         for job in jobs:
             worker.submit(job)
@@ -313,23 +327,23 @@ def test_cancelled_within_one_step(moment: int, bound: int, ahead: bool):
         go = hold(worker)
         first = submit(worker, Script("first", 5, log)) if ahead else None
         script = Script("gone", 20, log)
-        mail = submit(worker, script, bound=bound)
-        left: list[int] = []
+        ends: list[Event | None] = []
+        mail = submit(worker, script, bound, ends.append)
 
         def leaves(index: int) -> None:
             if index == moment:
-                left.extend(mail.close())
+                mail.close()
                 worker.wake()
 
         script.before = leaves
         if moment == 25:  # before its turn
-            left.extend(mail.close())
+            mail.close()
             worker.wake()
         go.set()
         if bound == 4 and 4 <= moment < 25:  # parked: it will never come so far by itself
             while not mail.stalled:
                 await asyncio.sleep(0.001)
-            left.extend(mail.close())
+            mail.close()
             worker.wake()
         last = submit(worker, Script("last", 3, log))
         assert len(await read_all(last)) == 4
@@ -338,12 +352,34 @@ def test_cancelled_within_one_step(moment: int, bound: int, ahead: bool):
             assert len(await read_all(first)) == 6
         steps = [step for name, step in log if name == "gone" and step != "closed"]
         assert script.ends == 1
-        assert left == ([0] if moment < 20 or moment == 25 or bound == 4 else [])
+        assert ends == ([None] if moment < 20 or moment == 25 or bound == 4 else [END])
         expected = 0 if moment == 25 else min(4 if bound == 4 else 20, moment + 1)
         assert len(steps) == expected
         assert log.count(("gone", "closed")) == (0 if moment == 25 else 1)
 
     with_worker(test)
+
+
+def test_a_reader_whose_loop_is_gone_is_not_worked_for():
+    worker, log, go = Worker(), list[Any](), threading.Event()
+    script = Script("a", 10**6, log)
+
+    def waits(index: int) -> None:
+        go.wait(10)
+
+    script.before = waits
+
+    async def leaves() -> None:
+        mail = submit(worker, script)
+        asyncio.create_task(mail.take()).add_done_callback(lambda _: None)
+        await asyncio.sleep(0)
+
+    asyncio.run(leaves())
+    go.set()
+    worker.drained().result(10)
+    assert log == [("a", 0), ("a", "closed")] and script.ends == 1
+    worker.stop()
+    worker.join(10)
 
 
 def test_progress_is_an_event_like_others():

@@ -259,6 +259,7 @@ FAILING = [
     ("{{ nothing | tojson }}", "t.jinja, line 1: .*JSON"),
     ("{% include 'other' %}", "t.jinja"),
     ("{{ strftime_now(3) }}", "t.jinja, line 1: "),
+    ("{{ lipsum(9) }}", "t.jinja, line 1: 'lipsum' is undefined"),
 ]
 
 

@@ -166,12 +166,9 @@ PARTS_REFUSED = {
 
 
 def check_refused(value: Mapping[str, Any], table: Mapping[str, Refused], path: str = "") -> None:
-    for name in value.keys() & table.keys():
-        refused, given = table[name], value[name]
-        # Types as well: JSON's false is not 0, though Python thinks so.
-        if given is not None and not any(
-            type(given) is type(harmless) and given == harmless for harmless in refused.harmless
-        ):
+    for name, refused in table.items():
+        given = value.get(name)
+        if given is not None and given not in refused.harmless:
             where = joined(path, name)
             raise UsageError(f"{where}: {refused.why}", hint=refused.hint, param=where)
 

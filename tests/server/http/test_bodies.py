@@ -143,6 +143,17 @@ def test_a_small_body_that_nobody_read_is_skipped(data: bytes, late: bool):
     run(scenario)
 
 
+def test_what_nobody_reads_has_no_other_limit():
+    async def scenario(server, desk: Desk, clock: Clock):
+        client = Client(server)
+        data = post(b"/health", b"x" * 5000)
+        await client.send(data[:100])
+        await client.send(data[100:] + GET)
+        assert [a.status for a in client.answers("POST")] == [200, 200]
+
+    run(scenario, body_bytes=10)
+
+
 @pytest.mark.parametrize("data", [post(b"/health", b"x" * 500_000), chunked(b"/health", b"x" * 500_000)])
 def test_a_large_one_ends_the_connection(data: bytes):
     async def scenario(server, desk: Desk, clock: Clock):
@@ -151,6 +162,19 @@ def test_a_large_one_ends_the_connection(data: bytes):
         (answer,) = client.answers("POST")
         assert answer.status == 200 and answer.headers["connection"] == "close"
         assert client.closed
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("head", [b"G", b"GET / HTTP/1.1\r\nHost: here\r\n"])
+def test_a_head_that_breaks_off_is_one_too(head: bytes):
+    async def scenario(server, desk: Desk, clock: Clock):
+        client = Client(server)
+        await client.send(head)
+        await client.end()
+        (answer,) = client.answers()
+        assert answer.status == 400 and "ended before" in answer.json["error"]["message"]
+        assert client.closed and desk.asked == []
 
     run(scenario)
 

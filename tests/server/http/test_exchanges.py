@@ -1,4 +1,4 @@
-"""Requests and answers one after another: what is asked reaches the handler, what it says reaches the client."""
+"""Requests and answers one after another: what is asked reaches the handler, what it says the client."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from mlxone.server.compress import accepts_gzip
 from mlxone.server.errors import NoSuchRoute
 from mlxone.server.messages import Response
-from tests.server.http.rig import GET, Client, Clock, Desk, chunked, post, run, settled
+from tests.server.http.rig import GET, Answer, Client, Clock, Desk, chunked, post, run, settled
 
 HEAD = b"HEAD /health HTTP/1.1\r\nHost: here\r\n\r\n"
 FIVE = {
@@ -115,7 +115,9 @@ def test_pipelined_requests_are_answered_in_order_and_one_at_a_time():
     async def scenario(server, desk: Desk, clock: Clock):
         client = Client(server)
         await client.send(
-            b"GET /wait/1 HTTP/1.1\r\nHost: here\r\n\r\n" + post(b"/echo", b"second") + chunked(b"/echo", b"3")
+            b"GET /wait/1 HTTP/1.1\r\nHost: here\r\n\r\n"
+            + post(b"/echo", b"second")
+            + chunked(b"/echo", b"3")
         )
         assert [r.path for r in desk.asked] == ["/wait/1"]
         desk.gate.set()
@@ -140,6 +142,20 @@ def test_what_is_pipelined_meanwhile_is_bounded():
         assert len(client.answers()) == sent + 1
 
     run(scenario, header_bytes=1024)
+
+
+def test_many_pipelined_requests_leave_others_their_turn():
+    async def scenario(server, desk: Desk, clock: Clock):
+        greedy, other = Client(server), Client(server)
+        await settled()
+        greedy.protocol.data_received(GET * 1000)
+        await other.send(GET)
+        assert len(other.answers()) == 1
+        assert len(greedy.answers()) < 500
+        await settled(2000)
+        assert len(greedy.answers()) == 1000
+
+    run(scenario)
 
 
 def test_head_is_get_without_its_body():
@@ -259,6 +275,21 @@ def test_a_bug_is_a_500_in_the_log_and_the_connection_goes_on(caplog: pytest.Log
     run(scenario)
 
 
+def test_a_cancellation_that_nobody_asked_for_is_a_bug_too(caplog: pytest.LogCaptureFixture):
+    async def scenario(server, desk: Desk, clock: Clock):
+        async def careless(request):
+            dropped = asyncio.get_running_loop().create_future()
+            dropped.cancel()
+            return await dropped
+
+        desk.answers["/careless"] = careless
+        client = Client(server)
+        await client.send(GET.replace(b"/health", b"/careless") + GET)
+        assert [a.status for a in client.answers()] == [500, 200]
+
+    run(scenario)
+
+
 def test_an_error_of_http_is_answered_as_what_it_is():
     async def scenario(server, desk: Desk, clock: Clock):
         async def nothing(request):
@@ -326,8 +357,8 @@ def test_a_media_type_cannot_inject_either(caplog: pytest.LogCaptureFixture):
 LARGE = json.dumps({"data": list(range(1000))}).encode()
 
 
-def packed(accepts: bytes | None, response: Response) -> list:
-    found = []
+def packed(accepts: bytes | None, response: Response) -> Answer:
+    found: list[Answer] = []
 
     async def scenario(server, desk: Desk, clock: Clock):
         async def answer(request):
@@ -353,6 +384,12 @@ def test_large_json_is_compressed_when_asked(size: int):
     assert answer.headers["vary"] == "accept-encoding"
     assert len(answer.body) < size / 10
     assert gzip.decompress(answer.body) == body
+
+
+def test_a_response_that_is_used_again_is_not_changed():
+    response = Response(body=LARGE, headers=[("Vary", "origin")])
+    assert packed(b"gzip", response).headers["vary"] == "origin, accept-encoding"
+    assert response == Response(body=LARGE, headers=[("Vary", "origin")])
 
 
 @pytest.mark.parametrize("accepts", [None, b"", b"br", b"identity", b"gzip;q=0", b"*;q=0"])

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mlxone.core.errors import UsageError
-from tests.server.http.rig import GET, Clock, Desk, read_answers, run
+from tests.server.http.rig import GET, Client, Clock, Desk, read_answers, run
 
 
 async def ask(address: str, data: bytes = GET, *, end: bool = True) -> bytes:
@@ -46,7 +46,7 @@ def test_several_places_at_once(tmp_path: Path):
         await server.listen(host="localhost")
         await server.listen(uds=str(tmp_path / "a.sock"))
         await server.listen(sock=bound)
-        assert len({a for a in server.addresses}) == len(server.addresses) >= 3
+        assert len(set(server.addresses)) == len(server.addresses) >= 3
         for address in server.addresses:
             assert read_answers(await ask(address))[0].status == 200
         await server.close(1.0)
@@ -178,6 +178,19 @@ def test_beyond_the_limit_a_connection_is_told_so_and_closed(tmp_path: Path):
             writer.close()
 
     run(scenario, connections=3)
+
+
+def test_refusals_are_limited_too_and_take_nobodys_place():
+    async def scenario(server, desk: Desk, clock: Clock):
+        served, told, cut = Client(server), Client(server), Client(server)
+        assert [told.answers()[0].status, cut.sent, cut.transport.aborted] == [503, b"", True]
+        await served.send(GET)
+        await served.reset()
+        other = Client(server)  # while the second one is still being told
+        await other.send(GET)
+        assert other.answers()[0].status == 200 and server.open_connections == 2
+
+    run(scenario, connections=1)
 
 
 def test_a_413_survives_a_client_that_sends_all_of_it_first():

@@ -127,7 +127,7 @@ MALFORMED: dict[str, tuple[int, bytes]] = {
     "trailer: folded": (400, upload(CHUNKED, body=b"0\r\nA: b\r\n c\r\n\r\n")),
     "trailer: NUL": (400, upload(CHUNKED, body=b"0\r\nA: \x00\r\n\r\n")),
     "trailer: no colon": (400, upload(CHUNKED, body=b"0\r\nA\r\n\r\n")),
-    "trailer: too long": (431, upload(CHUNKED, body=b"0\r\nA: " + b"b" * 3000 + b"\r\n\r\n")),
+    "trailer: too long": (431, upload(CHUNKED, body=b"0\r\nA: " + b"b" * 9000 + b"\r\n\r\n")),
 }
 
 

@@ -119,6 +119,7 @@ def test_the_server_looks_by_itself():
     async def scenario(server, desk: Desk, clock: Clock):
         await server.listen()
         client = Client(server)
+        await settled()
         clock.now += 100
         await client.transport.lost
         await settled()

@@ -8,7 +8,7 @@ import logging
 import pytest
 
 from mlxone.server.messages import Response
-from tests.server.http.rig import GET, Client, Clock, Desk, post, run, settled
+from tests.server.http.rig import GET, Client, Clock, Desk, chunked, post, run, settled
 
 
 def stream(query: bytes = b"", version: bytes = b"1.1", method: bytes = b"GET") -> bytes:
@@ -75,11 +75,20 @@ def test_a_client_that_goes_away_closes_its_stream_at_once(how: str, method: byt
     run(scenario)
 
 
-@pytest.mark.parametrize(("how", "answered"), [("end", False), ("reset", False)])
-def test_a_client_that_goes_away_cancels_its_handler(how: str, answered: bool):
+@pytest.mark.parametrize("reads", [False, True])
+@pytest.mark.parametrize("how", ["end", "reset"])
+def test_a_client_that_goes_away_cancels_its_handler(how: str, reads: bool):
     async def scenario(server, desk: Desk, clock: Clock):
+        async def work(request):
+            if reads:
+                await request.read()
+            return await desk.wait(request)
+
+        desk.answers["/wait"] = work
         client = Client(server)
-        await client.send(post(b"/wait", b"{}"))
+        data = post(b"/wait", b"{}")
+        await client.send(data[:-1])
+        await client.send(data[-1:])
         await getattr(client, how)()
         assert desk.cancelled == ["/wait"]
         assert client.sent == b"" and server.open_connections == 0
@@ -101,6 +110,33 @@ def test_a_safe_method_is_answered_to_who_only_ended_its_side():
     run(scenario)
 
 
+def test_but_not_for_ever():
+    async def scenario(server, desk: Desk, clock: Clock):
+        client = Client(server)
+        await client.send(GET.replace(b"/health", b"/wait"))
+        await client.end()
+        for seconds, cancelled in ((1.9, []), (0.2, ["/wait"])):
+            clock.now += seconds
+            client.protocol.check(clock.now)
+            await settled()
+            assert desk.cancelled == cancelled
+        assert client.sent == b"" and client.transport.closing
+
+    run(scenario)
+
+
+def test_what_would_have_to_wait_is_given_up_if_its_client_ended_before():
+    async def scenario(server, desk: Desk, clock: Clock):
+        client = Client(server)
+        client.protocol.data_received(post(b"/echo", b"{}") + post(b"/wait", b"{}") + post(b"/echo", b"{}"))
+        client.protocol.eof_received()
+        await settled()
+        assert desk.cancelled == ["/wait"] and len(client.answers("POST")) == 1
+        assert client.transport.closing
+
+    run(scenario)
+
+
 def test_but_not_to_who_is_gone():
     async def scenario(server, desk: Desk, clock: Clock):
         client = Client(server)
@@ -111,7 +147,15 @@ def test_but_not_to_who_is_gone():
     run(scenario)
 
 
-@pytest.mark.parametrize("data", [GET, post(b"/echo", b"hello"), GET + post(b"/echo", b"hello")])
+AT_ONCE = {
+    "get": GET,
+    "post": post(b"/echo", b"hello"),
+    "both": GET + post(b"/echo", b"hello"),
+    "many chunks": chunked(b"/echo", *[b"x"] * 500),
+}
+
+
+@pytest.mark.parametrize("data", AT_ONCE.values(), ids=AT_ONCE)
 def test_what_is_made_without_waiting_is_sent_to_who_ends_at_once(data: bytes):
     async def scenario(server, desk: Desk, clock: Clock):
         client = Client(server)
@@ -147,30 +191,96 @@ def test_a_stream_that_fails_breaks_off_and_is_logged(caplog: pytest.LogCaptureF
         desk.answers["/stream"] = answer
         client = Client(server)
         await client.send(stream() + GET)
-        (answer,) = client.answers()
-        assert answer.body == b"first" and not answer.whole
-        assert client.transport.closing
+        (told,) = client.answers()
+        assert told.body == b"first" and not told.whole
+        assert client.closed
         (record,) = [r for r in caplog.records if r.levelno >= logging.ERROR]
         assert client.answers()[0].headers["x-request-id"] in record.getMessage()
 
     run(scenario)
 
 
-def test_an_iterator_that_cannot_be_closed_is_only_logged(caplog: pytest.LogCaptureFixture):
+def test_cleaning_up_is_not_cut_off():
+    """However often it is noticed that the client is gone."""
+
     async def scenario(server, desk: Desk, clock: Clock):
-        async def awkward():
+        tidied, may_end = asyncio.Event(), asyncio.Event()
+
+        async def careful():
             try:
                 yield b"first"
+                await asyncio.Event().wait()
             finally:
-                raise ZeroDivisionError
+                await may_end.wait()
+                tidied.set()
 
         async def answer(request):
-            return Response(body=awkward())
+            return Response(body=careful())
 
         desk.answers["/stream"] = answer
         client = Client(server)
-        await client.send(b"HEAD" + stream()[3:] + GET)
-        assert [a.status for a in client.answers("HEAD")] == [200, 200]
+        await client.send(stream())
+        await client.end()
+        await client.reset()
+        client.protocol.stop()
+        client.protocol.abort()
+        await settled()
+        assert server.open_connections == 1  # not before all is in order
+        may_end.set()
+        await settled()
+        assert tidied.is_set() and server.open_connections == 0
+
+    run(scenario)
+
+
+def test_an_end_that_comes_behind_the_last_chunk_takes_nothing_back():
+    async def scenario(server, desk: Desk, clock: Clock):
+        may_end = asyncio.Event()
+
+        class Slow:
+            def __aiter__(self):
+                return self
+
+            async def __anext__(self):
+                raise StopAsyncIteration
+
+            async def aclose(self):
+                await may_end.wait()
+
+        async def answer(request):
+            return Response(body=Slow())
+
+        desk.answers["/stream"] = answer
+        client = Client(server)
+        await client.send(stream(method=b"POST") + GET)
+        await client.end()
+        may_end.set()
+        await settled()
+        assert [a.status for a in client.answers("POST")] == [200, 200]
+
+    run(scenario)
+
+
+def test_an_iterator_that_cannot_be_closed_is_only_logged(caplog: pytest.LogCaptureFixture):
+    async def scenario(server, desk: Desk, clock: Clock):
+        class Awkward:
+            def __aiter__(self):
+                return self
+
+            async def __anext__(self):
+                raise StopAsyncIteration
+
+            async def aclose(self):
+                raise ZeroDivisionError
+
+        async def answer(request):
+            return Response(body=Awkward())
+
+        desk.answers["/stream"] = answer
+        client = Client(server)
+        await client.send(stream() + GET)
+        assert [a.status for a in client.answers()] == [200, 200]
+        assert "could not be closed" in caplog.text
 
     run(scenario)
 
@@ -285,18 +395,14 @@ def test_over_a_real_socket_nothing_is_made_for_who_does_not_read(tmp_path):
         await server.listen(uds=path)
         reader, writer = await asyncio.open_unix_connection(path, limit=1024)
         writer.write(stream(b"count=1000000&size=10000"))
-        made = -1
-        while made != desk.made or not made:
-            made = desk.made
-            await asyncio.sleep(0.05)
-        assert desk.made < 1000
+        while not desk.made:
+            await asyncio.sleep(0)
         (connection,) = server._common.connections
-        clock.now += 31
-        connection.check(clock.now)
-        clock.now += 31
-        connection.check(clock.now)
         while server.open_connections:
             await asyncio.sleep(0.001)
+            clock.now += 31
+            connection.check(clock.now)
+        assert desk.made < 1000
         assert desk.closed == ["/stream"]
         writer.close()
 

@@ -1,0 +1,260 @@
+"""Clients that misbehave, or just go away: nothing of them stays, and the others are served."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import socket
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from mlxone.server.limits import Limits
+from tests.e2e.serving import (
+    CHAT,
+    JSON_TYPE,
+    PATIENCE,
+    Here,
+    Theatre,
+    chat,
+    is_closed,
+    read_answer,
+    recited,
+    request_bytes,
+    reset,
+    serve,
+    until,
+)
+
+ENDLESS = {"stream": True, "max_tokens": None}  # to the end of a long context
+SHORT = Limits(read_seconds=0.4, idle_seconds=0.4, write_seconds=0.4, unsent_bytes=65_536)
+
+
+@pytest.fixture
+def theatre(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Theatre]:
+    made = Theatre(tmp_path, monkeypatch)
+    yield made
+    made.go()
+
+
+def post(text: str = "Hi", **fields: object) -> bytes:
+    return request_bytes("POST", CHAT, chat(text, **fields))
+
+
+def nothing_is_left(server: Here) -> None:
+    """No row, no connection, no exchange, and the next one is answered."""
+    server.until_idle()
+    until(lambda: not server.connections, "the end of all connections")
+    until(lambda: not server.serving.counters.in_flight, "the end of all exchanges")
+    assert server.chat("And now?").text == recited("And now?", 4)
+
+
+def read_until(sock: socket.socket, mark: bytes, times: int = 1) -> bytes:
+    seen = b""
+    while seen.count(mark) < times:
+        piece = sock.recv(4096)
+        assert piece, f"it ended with {seen[-300:]!r}"
+        seen += piece
+    return seen
+
+
+# 200 clients that leave -----------------------------------------------------------------------
+
+MOMENTS = ("connected", "in the headers", "in the body", "asked", "at the head", "in the stream")
+
+
+def leave_at(server: Here, seed: int) -> None:
+    """A client that goes away at a moment, and in a manner, that its seed decides."""
+    chance, moment = random.Random(seed), MOMENTS[seed % len(MOMENTS)]
+    data = post("x" * chance.randrange(1, 2_000), **ENDLESS)
+    body = data.index(b"\r\n\r\n") + 4
+    sock = server.connect()
+    with contextlib.suppress(ConnectionError):
+        if moment == "in the headers":
+            sock.sendall(data[: chance.randrange(1, body)])
+        elif moment == "in the body":
+            sock.sendall(data[: chance.randrange(body, len(data))])
+        elif moment != "connected":
+            sock.sendall(data)
+        if moment == "at the head":
+            read_until(sock, b"\r\n\r\n")
+        elif moment == "in the stream":
+            read_until(sock, b"data: ", chance.randrange(2, 40))
+    if chance.random() < 0.3:
+        with contextlib.suppress(OSError):
+            sock.shutdown(socket.SHUT_WR)
+    (reset if chance.random() < 0.5 else socket.socket.close)(sock)
+
+
+def test_200_clients_that_leave_at_random_moments(theatre: Theatre):
+    with serve(theatre.model, queue=1_000) as server:
+        with ThreadPoolExecutor(12) as crowd:
+            for done in [crowd.submit(leave_at, server, seed) for seed in range(200)]:
+                done.result(PATIENCE)
+        nothing_is_left(server)
+        ended = server.serving.counters.requests
+        # Whoever had the head of a stream had begun, and nobody read one to its end.
+        assert ended["/chat/completions", 499] >= 200 // 3
+        assert server.stats()["totals"]["answers"] == 1
+
+
+def test_those_who_leave_while_they_wait_never_begin(theatre: Theatre):
+    """The model is held in the first one's prompt; all the others are in the queue."""
+    with serve(theatre.model, queue=1_000) as server:
+        theatre.hold()
+        first = server.connect()
+        first.sendall(post("first", **ENDLESS))
+        assert theatre.at_work.wait(PATIENCE)
+        others = [server.connect() for _ in range(40)]
+        for number, sock in enumerate(others):
+            sock.sendall(post(f"other {number}", stream=number % 2 == 0))
+        until(lambda: server.rows[1] == 40, "all in the queue")
+        for number, sock in enumerate(others):
+            (reset if number % 3 else socket.socket.close)(sock)
+        reset(first)
+        until(lambda: server.connections == 0, "the end of all connections")
+        before = theatre.passes
+        theatre.go()
+        nothing_is_left(server)
+        # Of the first: the pass it was held in. Of the last: its prompt and its tokens. Of the others: none.
+        assert theatre.passes - before <= 8
+        assert server.stats()["totals"]["answers"] == 1
+
+
+# Half-open and dead peers -----------------------------------------------------------------------
+
+
+def half_close(sock: socket.socket) -> None:
+    sock.shutdown(socket.SHUT_WR)
+
+
+@pytest.mark.parametrize("streams", [True, False])
+@pytest.mark.parametrize("leave", [half_close, reset])
+def test_an_end_in_the_middle_of_an_answer_gives_its_row_up(theatre: Theatre, leave, streams: bool):
+    with serve(theatre.model) as server:
+        theatre.hold()
+        sock = server.connect()
+        sock.sendall(post(stream=streams, max_tokens=None))
+        assert theatre.at_work.wait(PATIENCE)
+        leave(sock)
+        until(lambda: not server.serving.counters.in_flight, "the end of the exchange")
+        theatre.go()
+        nothing_is_left(server)
+        assert theatre.passes < 50
+        sock.close()
+
+
+def test_who_has_said_all_it_has_to_say_is_still_answered(theatre: Theatre):
+    with serve(theatre.model) as server, server.connect() as sock:
+        sock.sendall(request_bytes("GET", "/v1/models"))
+        sock.shutdown(socket.SHUT_WR)
+        assert [one["id"] for one in read_answer(sock).json["data"]] == ["scripted"]
+
+
+def test_a_peer_that_says_nothing_more_is_not_kept(theatre: Theatre):
+    """Before a request, after one, and in the middle of a body."""
+    with serve(theatre.model, limits=SHORT) as server:
+        silent, served, halfway = (server.connect() for _ in range(3))
+        served.sendall(request_bytes("GET", "/health"))
+        assert read_answer(served).status == 200
+        halfway.sendall(post()[:-5])
+        assert read_answer(halfway).status == 408
+        for sock in (silent, served, halfway):
+            until(lambda sock=sock: is_closed(sock), "the end of a silent connection")
+            sock.close()
+        nothing_is_left(server)
+
+
+# Slow ones --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("what", [b"GET /v1/models HTTP/1.1\r\nhost: localhost\r\nx: " + b"y" * 9_000, b""])
+def test_slowloris(theatre: Theatre, what: bytes):
+    """100 clients, a byte of a head from each now and then: each is ended, and the others never wait."""
+    with serve(theatre.model, limits=SHORT) as server:
+        slow = [server.connect() for _ in range(100)]
+        alive, served, sent = dict.fromkeys(slow), 0, 0
+        while alive:
+            for sock in list(alive):
+                if is_closed(sock):
+                    del alive[sock]
+                elif what:
+                    with contextlib.suppress(OSError):
+                        sock.send(what[sent : sent + 1])
+            sent += 1
+            assert server.chat("Hello").text == recited("Hello", 4)
+            served += 1
+            assert sent < len(what or b"x" * 9_000), "they were never ended"
+        assert served
+        for sock in slow:
+            sock.close()
+        nothing_is_left(server)
+
+
+def test_a_slow_reader_delays_nobody_and_is_dropped(theatre: Theatre):
+    with serve(theatre.model, limits=SHORT, prompt_cache_bytes=0) as server:
+        slow = server.connect(receives=4096)
+        slow.sendall(post("slow", **ENDLESS, logprobs=True, top_logprobs=20))
+        read_until(slow, b"data: ")
+        # First come, first served: that the other is answered means that the slow one was left behind.
+        assert server.chat("Hello").text == recited("Hello", 4)
+        nothing_is_left(server)
+        assert theatre.passes < 12_000  # what nobody takes is not made
+        rest = b""
+        with contextlib.suppress(ConnectionError):
+            while piece := slow.recv(1 << 20):
+                rest = (rest + piece)[-100:]
+        assert b"[DONE]" not in rest
+        slow.close()
+
+
+def test_a_reader_that_only_pauses_misses_nothing(theatre: Theatre):
+    with serve(theatre.model, prompt_cache_bytes=0) as server:
+        sock = server.connect(receives=4096)
+        sock.sendall(post("slow", stream=True, max_tokens=3_000, logprobs=True, top_logprobs=20))
+        assert server.chat("Hello").text == recited("Hello", 4)
+        answer = read_answer(sock)
+        sock.close()
+        assert answer.events[-1] == "[DONE]"
+        said = "".join(e["choices"][0]["delta"].get("content") or "" for e in answer.events[:-1])
+        assert said == recited("slow", 3_000)
+
+
+# Much -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_64_mb_are_refused_and_the_connection_closed(theatre: Theatre, chunked: bool):
+    size, piece = 64_000_000, b" " * 1_000_000
+    how = "transfer-encoding: chunked" if chunked else f"content-length: {size}"
+    framed = b"%x\r\n%s\r\n" % (len(piece), piece) if chunked else piece
+    with serve(theatre.model) as server, server.connect() as sock:
+        sock.sendall(
+            f"POST {CHAT} HTTP/1.1\r\nhost: localhost\r\n{how}\r\n"
+            f"content-type: {JSON_TYPE['content-type']}\r\n\r\n".encode()
+        )
+        sent = 0
+        with contextlib.suppress(ConnectionError):
+            while sent < size:
+                sock.sendall(framed)
+                sent += len(piece)
+        answer = read_answer(sock)
+        assert (answer.status, answer.error["code"]) == (413, "too_large")
+        assert answer.error["limit_bytes"] == 32_000_000
+        assert answer.headers["connection"] == "close"
+        with contextlib.suppress(ConnectionError):
+            assert sock.recv(1) == b""
+        nothing_is_left(server)
+
+
+def test_more_connections_than_allowed_are_refused_and_come_back(theatre: Theatre):
+    with serve(theatre.model, limits=Limits(connections=4)) as server:
+        held = [server.connect() for _ in range(4)]
+        until(lambda: server.connections == 4, "their connections")
+        answer = server.ask("GET", "/health")
+        assert (answer.status, answer.error["code"]) == (503, "too_many_connections")
+        for sock in held:
+            sock.close()
+        nothing_is_left(server)

@@ -1,0 +1,213 @@
+"""`mlxone serve` as a process: how it begins, what it says, and how it ends under load."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.serving import (
+    CHAT,
+    LONG,
+    LONG_CONFIG,
+    PATIENCE,
+    Answer,
+    Program,
+    chat,
+    command,
+    is_closed,
+    read_answer,
+    request_bytes,
+    until,
+)
+from tests.service.rig import write_folder
+
+ENDLESS = {"stream": True, "max_tokens": None}  # to the end of a long context
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One whose answers never end by themselves."""
+    config = {"bos_token": "<s>", "chat_template": "{% for m in messages %}{{ m.content }}{% endfor %}"}
+    return write_folder(tmp_path_factory.mktemp("models") / "tiny", LONG_CONFIG, tokenizer_config=config)
+
+
+@pytest.fixture(scope="module")
+def server(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
+    home = tmp_path_factory.mktemp("home")
+    with Program(home, model, "--api-key", "right-key-7f3a", "--log-level", "info") as running:
+        yield running
+
+
+KEY = {"authorization": "Bearer right-key-7f3a"}
+
+
+def stream(server: Program, text: str = "Hi", **fields: object) -> socket.socket:
+    """Asked, and maybe begun."""
+    sock = server.connect()
+    sock.sendall(request_bytes("POST", CHAT, chat(text, **({**ENDLESS, **fields}))))
+    return sock
+
+
+def begun(sock: socket.socket) -> bytes:
+    seen = b""
+    while seen.count(b"data: ") < 3:
+        piece = sock.recv(4096)
+        assert piece, seen
+        seen += piece
+    return seen
+
+
+def rest_of(sock: socket.socket, seen: bytes) -> bytes:
+    """All that was said, raw; a reset in the middle is an error."""
+    while piece := sock.recv(65_536):
+        seen += piece
+    return seen
+
+
+# How it begins ------------------------------------------------------------------------------------
+
+
+def test_what_the_first_line_says(server: Program, model: Path):
+    said = server.ready
+    assert said["event"] == "ready" and said["models"] == [model.name] == said["loaded"]
+    assert said["context"] == LONG and said["usable_bytes"] > said["memory_bytes"] > 0
+    assert server.ask("GET", "/health").json == {"status": "ok"}
+    assert server.ask("GET", "/version").status == 401
+    assert server.ask("GET", "/version", headers=KEY).json == {"version": said["version"]}
+    assert server.holds
+
+
+def test_a_port_in_use_is_told_with_the_name_of_who_is_there(server: Program, model: Path, home: Path):
+    child = subprocess.run(
+        [*command(), "serve", str(model), "--port", str(server.port)],
+        capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=PATIENCE,
+    )  # fmt: skip
+    assert (child.returncode, child.stdout) == (2, "")
+    assert f"port {server.port} is taken: mlxone" in child.stderr and "Traceback" not in child.stderr
+
+
+def test_neither_keys_nor_prompts_are_in_what_it_logs(server: Program):
+    prompt = "the prompt nobody may read"
+    said = server.chat(prompt, headers=KEY, max_tokens=20)
+    assert said.status == 200
+    for key in ("wrong-key-91bc", "right-key-7f3"):
+        assert server.chat(prompt, headers={"authorization": f"Bearer {key}"}).status == 401
+        assert server.chat(prompt, headers={"x-api-key": key}).status == 401
+    assert server.chat(prompt, headers=KEY, temperature=prompt).status == 400
+    assert server.ask("GET", f"/v1/models?key={prompt.replace(' ', '+')}", headers=KEY).status == 200
+    lines = until(lambda: [e for e in server.log if e.get("status") == 400] and server.log, "the log")
+    ids = {line["id"]: line for line in lines if "id" in line}
+    assert ids[said.headers["x-request-id"]]["generated_tokens"] == 20
+    for word in (prompt, prompt.replace(" ", "+"), "wrong-key", "right-key"):
+        assert word not in server.stderr
+    assert json.dumps(said.text)[1:-1] not in server.stderr
+
+
+# A large body in a process of its own -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_64_mb_leave_no_trace_in_its_memory(server: Program, chunked: bool):
+    piece = b" " * 1_000_000
+    framed = b"%x\r\n%s\r\n" % (len(piece), piece) if chunked else piece
+    how = "transfer-encoding: chunked" if chunked else "content-length: 64000000"
+    head = (
+        f"POST {CHAT} HTTP/1.1\r\nhost: localhost\r\n{how}\r\nauthorization: {KEY['authorization']}\r\n\r\n"
+    )
+
+    def too_much() -> Answer:
+        with server.connect() as sock:
+            sock.sendall(head.encode())
+            for _ in range(64):
+                try:
+                    sock.sendall(framed)
+                except ConnectionError:
+                    break
+            return read_answer(sock)
+
+    assert too_much().status == 413
+    before = server.resident_bytes
+    for _ in range(5):
+        assert too_much().status == 413
+    # Less than one of the bodies, although five came.
+    until(lambda: server.resident_bytes - before < 20_000_000, "the memory of what was refused", 10)
+
+
+# How it ends ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_a_signal_under_load(tmp_path: Path, model: Path, number: int, code: int):
+    """Streams that end by themselves are finished; endless ones, and those in the queue, are told."""
+    with Program(tmp_path / "home", model, "--grace", "1", "--log-level", "warn") as server:
+        running = stream(server)
+        seen = begun(running)
+        waiting = [stream(server, f"Question {n}", stream=n % 2 == 0) for n in range(8)]
+        idle = server.connect()
+        until(lambda: server.rows == (1, 8), "all of them")
+        assert server.holds
+        server.tell(number)
+        told = [rest_of(running, seen), *(rest_of(sock, b"") for sock in waiting)]
+        until(lambda: is_closed(idle), "the end of the idle connection")
+        assert server.wait() == code
+        for sock in (running, idle, *waiting):
+            sock.close()
+        for place, said in enumerate(told):
+            head, _, body = said.partition(b"\r\n\r\n")
+            assert b"shutting_down" in body, said[-200:]
+            if place == 0 or place % 2:  # a stream: its head came first, its chunks have an end
+                assert head.startswith(b"HTTP/1.1 200 ") and said.endswith(b"0\r\n\r\n")
+                assert b"[DONE]" not in body
+            else:
+                assert head.startswith(b"HTTP/1.1 503 ")
+        assert "Traceback" not in server.stderr
+        assert [line for line in server.log if line["level"] not in ("warn", "info")] == []
+        assert server.holds == []
+
+
+def test_what_ends_within_the_grace_is_finished(tmp_path: Path, model: Path):
+    with Program(tmp_path / "home", model, "--grace", "60", "--log-level", "warn") as server:
+        running = stream(server, max_tokens=300)
+        seen = begun(running)
+        waiting = stream(server, "Another", max_tokens=5)
+        until(lambda: sum(server.rows) == 2, "both")
+        server.tell(signal.SIGTERM)
+        for sock, already in ((running, seen), (waiting, b"")):
+            said = rest_of(sock, already)
+            assert b"data: [DONE]\n\n" in said and b'"finish_reason":"length"' in said
+            sock.close()
+        assert server.wait() == 0
+        assert server.log == [] and server.holds == []
+
+
+def test_nobody_new_is_served_while_it_ends(tmp_path: Path, model: Path):
+    with Program(tmp_path / "home", model, "--grace", "60", "--log-level", "warn") as server:
+        running = stream(server, max_tokens=600)
+        begun(running)
+        server.tell(signal.SIGTERM)
+
+        def refused() -> bool:
+            with socket.socket() as probe:
+                return probe.connect_ex(("127.0.0.1", server.port)) != 0
+
+        until(refused, "the end of listening")
+        running.close()
+        assert server.wait() == 0
+
+
+def test_a_second_signal_ends_it_at_once(tmp_path: Path, model: Path):
+    with Program(tmp_path / "home", model, "--grace", "1000") as server:
+        running = stream(server)
+        begun(running)
+        server.tell(signal.SIGTERM)
+        until(lambda: any("stopping" in line["message"] for line in server.log), "the first one")
+        server.tell(signal.SIGTERM)
+        assert server.wait() == -signal.SIGTERM
+        running.close()
+        assert "Traceback" not in server.stderr

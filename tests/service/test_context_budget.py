@@ -1,0 +1,126 @@
+"""Hundreds of requests in a tiny budget: promises are kept, and nobody waits for ever."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from mlxone.core.errors import (
+    ContextOverflow,
+)
+from mlxone.service import turns
+from mlxone.service.context import Context
+from mlxone.service.options import Options
+from mlxone.service.shelf import Shelf
+from tests.service.clients import (
+    PROMPT,
+    allow,
+    asked,
+    last,
+    needed,
+    offer_of,
+    quiet,
+    read,
+    run,
+    serving,
+    tokens,
+)
+from tests.service.rig import SCRIPT, Stage, recited
+
+pytestmark = pytest.mark.usefixtures("own_limits")
+
+
+# A budget -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cache", [0, 20_000])
+def test_hundreds_of_requests_in_a_tiny_budget(stage: Stage, monkeypatch: pytest.MonkeyPatch, cache: int):
+    """Promises never exceed it, nobody waits for ever, and every answer is what it would be alone."""
+    folders = [stage.model(name) for name in ("alpha", "beta")]
+    size = needed(Shelf(Options()), *map(offer_of, folders), context=400)
+    allow(monkeypatch, lambda: size)
+    monkeypatch.setattr(turns, "PORTION", 16)
+
+    async def test() -> None:
+        context = Context(folders, options=Options(prompt_cache_bytes=cache, queue=1000, prefill_step=64))
+        await context.start()
+        most = [0]
+        measure = context._shelf.measure
+
+        def measuring(*, now: bool = False) -> None:
+            most[0] = max(most[0], context._shelf.ledger.promised_bytes)
+            measure(now=now)
+
+        context._shelf.measure = measuring  # type: ignore[method-assign]
+
+        async def one(number: int) -> None:
+            prompt = [5 + number % 50, *PROMPT[: number % 20]] * (1 + number % 5)
+            limit = None if number % 3 == 0 else 1 + number % 90
+            wanted = replace(
+                asked(prompt, tokens=limit, choices=1 + number % 2), model=("alpha", "beta")[number % 2]
+            )
+            if limit is None:
+                wanted = replace(
+                    wanted, requests=(replace(wanted.requests[0], context_size=len(prompt) + 50),)
+                )
+            found = await read(await context.answer(wanted))
+            for number in range(wanted.choices):
+                assert tokens(found[number]) == recited(SCRIPT, len(prompt), limit or 50)
+
+        await asyncio.gather(*(one(number) for number in range(200)))
+        assert 0 < most[0] <= size
+        await quiet(context)
+        assert context._shelf.is_idle
+        totals = context.figures().totals
+        assert (totals.answers, totals.failed, totals.cancelled, totals.refused) == (300, 0, 0, 0)
+        await context.close()
+
+    run(test)
+
+
+def test_an_open_ended_answer_ends_where_memory_does(stage: Stage, monkeypatch: pytest.MonkeyPatch):
+    """What it is promised grows with it; where nothing more can be had, it ends for its length."""
+    folder = stage.model()
+    monkeypatch.setattr(turns, "PORTION", 16)
+
+    async def test() -> None:
+        context = Context([folder])
+        await context.start()
+        loaded = context._shelf.loaded[0]
+        long = needed(context._shelf, loaded.offer, context=512)
+        allow(monkeypatch, lambda: long)
+        await asyncio.wrap_future(context._worker.call(context._shelf.ledger.measure))
+        before = context._shelf.ledger.promised_bytes
+        parked = await context.answer(asked(tokens=480, ids=[7, 8]))  # it holds what was promised to it
+        while not parked._mail.stalled:
+            await asyncio.sleep(0.001)
+        assert context._shelf.ledger.promised_bytes > before
+        events = (await read(await context.answer(asked(tokens=None, ids=PROMPT))))[0]
+        stats = last(events).stats
+        assert stats.finish_reason == "length" and tokens(events) == recited(SCRIPT, 20, len(tokens(events)))
+        assert stats.generated_tokens < 492
+        await parked.aclose()
+        await quiet(context)
+        events = (await read(await context.answer(asked(tokens=None, ids=PROMPT))))[0]
+        assert last(events).stats.generated_tokens == 492
+        await context.close()
+
+    run(test)
+
+
+def test_a_refusal_has_the_numbers(stage: Stage, monkeypatch: pytest.MonkeyPatch):
+    folder = stage.model()
+    size = needed(Shelf(Options()), offer_of(folder), context=300)
+    allow(monkeypatch, lambda: size)
+
+    async def test() -> None:
+        async with serving(folder) as context:
+            with pytest.raises(ContextOverflow) as refused:
+                await context.answer(asked(tokens=450))
+            assert refused.value.code == "context_over_budget"
+            assert refused.value.details["budget_bytes"] == size == context.figures().admission.usable_bytes
+            assert refused.value.details["max_context"] == context.figures().admission.max_safe_context
+
+    run(test)
