@@ -103,9 +103,15 @@ class Catalogue:
             return self_named
         with self._lock:
             if not name:
-                self._default = self._default or _of_operator(find.default_model(), self._folders)
+                self._default = self._default or self._usual()
                 return self._default
             return _offer(self._meant(name))
+
+    def _usual(self) -> Offer:
+        """The default model, called as it is listed."""
+        offer = _of_operator(find.default_model(), self._folders)
+        listed = self._known().get(offer.path)
+        return _offer(listed) if listed else offer
 
     def _meant(self, name: str) -> Entry:
         entries = self._entries()

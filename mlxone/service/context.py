@@ -100,12 +100,8 @@ class Context:
             return
         self._closing = True
         try:
-            if self._worker.alive:
-                await asyncio.wait([asyncio.wrap_future(self._worker.drained())], timeout=grace)
+            await self._wind_down(grace)
         finally:
-            for answers in list(self._open):
-                answers.fail(ShuttingDown("the server is shutting down"))
-            await self._stop_threads()
             self._closed.set_result(None)
 
     # Questions --------------------------------------------------------------------------
@@ -310,6 +306,15 @@ class Context:
         soon = shelf.put_idle_away(lambda offer: offer.key in wanted)
         shelf.measure(now=True)
         return soon
+
+    async def _wind_down(self, grace: float) -> None:
+        try:
+            if self._worker.alive:
+                await asyncio.wait([asyncio.wrap_future(self._worker.drained())], timeout=grace)
+        finally:
+            for answers in list(self._open):
+                answers.fail(ShuttingDown("the server is shutting down"))
+            await self._stop_threads()
 
     async def _stop_threads(self) -> None:
         """Waits for the step in flight, but not for ever: the models' thread is a daemon."""

@@ -5,7 +5,7 @@ does asks here: each step of a loop and each call for the time, everything that 
 list or a number for its size. Lists and the like are immutable in the sandbox; what is made of
 them is measured once, with all it holds, so no value can be larger than the limit however often
 parts of it are shared. What stays unbounded is a single operation of Python upon values of that
-size, which ends in about a second.
+size, which ends within seconds.
 """
 
 from __future__ import annotations

@@ -158,7 +158,7 @@ def mutated(draw: st.DrawFn) -> tuple[str, bytes]:
     return path, bytes(data)
 
 
-@settings(max_examples=200, suppress_health_check=list(HealthCheck))
+@settings(max_examples=2 * settings().max_examples, suppress_health_check=list(HealthCheck))
 @given(asked=mutated())
 def test_a_mutated_body_is_answered_or_refused(server: Here, asked: tuple[str, bytes]):
     """Any body: an answer or our own refusal that names something; never a failure inside."""
@@ -181,7 +181,7 @@ def operations(server: Here) -> list[Any]:
     return [each.ok() for each in found]
 
 
-@settings(max_examples=150, suppress_health_check=list(HealthCheck))
+@settings(max_examples=settings().max_examples, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 @pytest.mark.parametrize("mode", list(schemathesis.GenerationMode), ids=lambda mode: mode.value)
 def test_responses_are_as_the_document_says(operations: list[Any], server: Here, mode: Any, data: Any):

@@ -7,6 +7,7 @@ import random
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,6 @@ import pytest
 from mlxone.server.limits import Limits
 from tests.e2e.serving import (
     CHAT,
-    JSON_TYPE,
     PATIENCE,
     Here,
     Theatre,
@@ -162,7 +162,7 @@ def test_a_peer_that_says_nothing_more_is_not_kept(theatre: Theatre):
         halfway.sendall(post()[:-5])
         assert read_answer(halfway).status == 408
         for sock in (silent, served, halfway):
-            until(lambda sock=sock: is_closed(sock), "the end of a silent connection")
+            until(partial(is_closed, sock), "the end of a silent connection")
             sock.close()
         nothing_is_left(server)
 
@@ -213,40 +213,16 @@ def test_a_slow_reader_delays_nobody_and_is_dropped(theatre: Theatre):
 def test_a_reader_that_only_pauses_misses_nothing(theatre: Theatre):
     with serve(theatre.model, prompt_cache_bytes=0) as server:
         sock = server.connect(receives=4096)
-        sock.sendall(post("slow", stream=True, max_tokens=3_000, logprobs=True, top_logprobs=20))
+        sock.sendall(post("slow", stream=True, max_tokens=2_000, logprobs=True, top_logprobs=20))
         assert server.chat("Hello").text == recited("Hello", 4)
         answer = read_answer(sock)
         sock.close()
         assert answer.events[-1] == "[DONE]"
         said = "".join(e["choices"][0]["delta"].get("content") or "" for e in answer.events[:-1])
-        assert said == recited("slow", 3_000)
+        assert said == recited("slow", 2_000)
 
 
 # Much -------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("chunked", [False, True])
-def test_64_mb_are_refused_and_the_connection_closed(theatre: Theatre, chunked: bool):
-    size, piece = 64_000_000, b" " * 1_000_000
-    how = "transfer-encoding: chunked" if chunked else f"content-length: {size}"
-    framed = b"%x\r\n%s\r\n" % (len(piece), piece) if chunked else piece
-    with serve(theatre.model) as server, server.connect() as sock:
-        sock.sendall(
-            f"POST {CHAT} HTTP/1.1\r\nhost: localhost\r\n{how}\r\n"
-            f"content-type: {JSON_TYPE['content-type']}\r\n\r\n".encode()
-        )
-        sent = 0
-        with contextlib.suppress(ConnectionError):
-            while sent < size:
-                sock.sendall(framed)
-                sent += len(piece)
-        answer = read_answer(sock)
-        assert (answer.status, answer.error["code"]) == (413, "too_large")
-        assert answer.error["limit_bytes"] == 32_000_000
-        assert answer.headers["connection"] == "close"
-        with contextlib.suppress(ConnectionError):
-            assert sock.recv(1) == b""
-        nothing_is_left(server)
 
 
 def test_more_connections_than_allowed_are_refused_and_come_back(theatre: Theatre):

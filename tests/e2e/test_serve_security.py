@@ -27,7 +27,8 @@ class Watch:
     ASKS = ("stat", "lstat", "access", "readlink", "open")
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
-        self.on, self.seen = False, []
+        self.on = False
+        self.seen: list[str] = []
         sys.addaudithook(self._hear)  # for ever: off when the test is over
         for name in self.ASKS:
             patch.setattr(os, name, self._wrapped(getattr(os, name)))
@@ -109,7 +110,7 @@ def test_no_name_of_a_model_reaches_the_disk(tmp_path: Path, outside: Path, watc
                 assert answer.status in (400, 403, 404), (name, answer.body)
                 if answer.status == 404:
                     assert answer.error["type"] == "not_found_error"
-        assert not watch.touched("passwd", "secret-model", "environ", "\x00", "~")
+        assert not watch.touched("passwd", "secret-model", "/proc/self", "\x00", "~")
         assert not [path for path in watch.seen if path in ("..", ".", "../..") or ".." in path.split("/")]
         assert server.stats()["server"]["loaded"] == ["offered"]
 
@@ -144,8 +145,7 @@ def test_no_path_of_a_request_reaches_the_disk(tmp_path: Path, watch: Watch, rou
             "/%00/etc/passwd",
         ):
             for method in ("GET", "POST", "HEAD", "OPTIONS"):
-                body = {} if method == "POST" else None
-                answer = server.ask(method, f"/v1/{route}{tail}", body)
+                answer = server.ask(method, f"/v1/{route}{tail}", b"{}" if method == "POST" else None)
                 assert answer.status < 500 and b"root:" not in answer.body
         assert not watch.touched("passwd")
 
@@ -154,7 +154,11 @@ def test_chat_template_values_are_values(tmp_path: Path, watch: Watch):
     """No field of a request is the name of a template, or of anything that is read."""
     with serve(write_folder(tmp_path / "offered")) as server:
         watch.on = True
-        more = {"chat_template": "/etc/passwd", "adapter_path": "/etc/passwd", "draft": "/etc/passwd"}
+        more: dict[str, Any] = {
+            "chat_template": "/etc/passwd",
+            "adapter_path": "/etc/passwd",
+            "draft": "/etc/passwd",
+        }
         kwargs = {"chat_template": "/etc/passwd", "mood": "{% include '/etc/passwd' %}"}
         answer = server.chat("{% include '/etc/passwd' %}", **more, chat_template_kwargs=kwargs)
         assert answer.status in (200, 400)

@@ -16,7 +16,7 @@ CACHE = ("--prompt-cache-bytes", "200000", "--prompt-cache-size", "20")
 
 @pytest.mark.parametrize(
     ("warming", "count"),
-    [(100, 200), pytest.param(400, 2_000, marks=pytest.mark.long)],
+    [(100, 200), pytest.param(1_000, 2_000, marks=pytest.mark.long)],
     ids=["short", "long"],
 )
 def test_memory_stays_flat_and_no_row_is_left(tmp_path: Path, warming: int, count: int):

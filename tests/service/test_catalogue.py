@@ -124,6 +124,15 @@ def test_commits_count_and_branches_do_not(folders: Path):
             catalogue.find(name)
 
 
+def test_the_default_is_called_as_it_is_listed(monkeypatch: pytest.MonkeyPatch):
+    write_folder_in_cache("org/Tiny-1B", "c" * 40)
+    snapshot = shelves.repo_folder("org/Tiny-1B") / "snapshots" / ("c" * 40)
+    monkeypatch.setenv("MLXONE_MODEL", str(snapshot))
+    catalogue = Catalogue()
+    assert catalogue.find(None).id == "org/Tiny-1B" == catalogue.look()[0].id
+    assert catalogue.find(None) == catalogue.find("tiny-1b")
+
+
 def write_folder_in_cache(repo: str, commit: str) -> None:
     snapshot = shelves.repo_folder(repo) / "snapshots" / commit
     snapshot.mkdir(parents=True)

@@ -10,6 +10,7 @@ import pytest
 from mlxone.core.errors import (
     ContextOverflow,
 )
+from mlxone.fitting.work import Work
 from mlxone.service import turns
 from mlxone.service.context import Context
 from mlxone.service.options import Options
@@ -122,5 +123,29 @@ def test_a_refusal_has_the_numbers(stage: Stage, monkeypatch: pytest.MonkeyPatch
             assert refused.value.code == "context_over_budget"
             assert refused.value.details["budget_bytes"] == size == context.figures().admission.usable_bytes
             assert refused.value.details["max_context"] == context.figures().admission.max_safe_context
+
+    run(test)
+
+
+def test_what_does_not_fit_beside_others_waits_for_them(stage: Stage, monkeypatch: pytest.MonkeyPatch):
+    """And whoever needs less goes on meanwhile."""
+    folder = stage.model()
+    shelf = Shelf(Options())
+    states = shelf.take(offer_of(folder)).admission.case.needs(Work(256)).kv_bytes
+    size = needed(shelf, offer_of(folder), context=482) + states
+    allow(monkeypatch, lambda: size)
+
+    async def test() -> None:
+        async with serving(folder, prompt_cache_bytes=0) as context:
+            parked = await context.answer(asked([7, 8], tokens=480))
+            while not parked._mail.stalled:
+                await asyncio.sleep(0.001)
+            large = await context.answer(asked(tokens=450))
+            small = await context.answer(asked([9], tokens=3))
+            assert tokens((await read(small))[0]) == recited(SCRIPT, 1, 3)
+            assert (context.figures().running, context.figures().waiting) == (1, 1)
+            assert large.is_open and large._mail.held == 0
+            await parked.aclose()
+            assert tokens((await read(large))[0]) == recited(SCRIPT, 20, 450)
 
     run(test)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mlxone.core.errors import ContextOverflow, MlxoneError, UsageError
@@ -236,6 +236,7 @@ def test_without_max_tokens_as_far_as_memory_allows(stage: Stage):
 
 
 @given(st.integers(0, 2**63 - 1), st.integers(1, 130))
+@example(2**63 - 1, 3)
 def test_choices_differ_and_repeat(seed: int, choices: int):
     prepared = Prepared(ChatRequest(ids=(1,), sampling=Sampling(seed=seed), max_tokens=1), False)
     seeds = [prepared.choice(number).request.sampling.seed for number in range(choices)]

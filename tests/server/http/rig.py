@@ -261,8 +261,9 @@ def run(scenario: Callable[..., Awaitable[None]], **limits: Any) -> None:
     async def whole() -> None:
         desk, clock = Desk(), Clock()
         server = HttpServer(desk, limits=Limits(**limits), server_name="mlxone-test", clock=clock)
-        await scenario(server, desk, clock)
-        await server.close(0.0)
+        async with asyncio.timeout(60):  # a hang is a failure like any other
+            await scenario(server, desk, clock)
+            await server.close(0.0)
         assert server.open_connections == 0
         assert len(asyncio.all_tasks()) == 1
 

@@ -7,9 +7,11 @@ import gzip
 import json
 import logging
 import re
+import threading
 
 import pytest
 
+from mlxone.server import compress
 from mlxone.server.compress import accepts_gzip
 from mlxone.server.errors import NoSuchRoute
 from mlxone.server.messages import Response
@@ -384,6 +386,19 @@ def test_large_json_is_compressed_when_asked(size: int):
     assert answer.headers["vary"] == "accept-encoding"
     assert len(answer.body) < size / 10
     assert gzip.decompress(answer.body) == body
+
+
+@pytest.mark.parametrize(("size", "aside"), [(3_000, False), (1_000_000, True)])
+def test_what_takes_long_to_compress_is_compressed_aside(monkeypatch, size: int, aside: bool):
+    threads = []
+
+    def observed(body: bytes) -> bytes:
+        threads.append(threading.get_ident())
+        return b""
+
+    monkeypatch.setattr(compress, "_gzip", observed)
+    packed(b"gzip", Response(body=b"x" * size))
+    assert [thread != threading.get_ident() for thread in threads] == [aside]
 
 
 def test_a_response_that_is_used_again_is_not_changed():

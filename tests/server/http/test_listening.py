@@ -44,6 +44,7 @@ def test_several_places_at_once(tmp_path: Path):
     async def scenario(server, desk: Desk, clock: Clock):
         bound = socket.create_server(("127.0.0.1", 0))
         await server.listen(host="localhost")
+        assert len({a.rpartition(":")[2] for a in server.addresses}) == 1  # one port for all of them
         await server.listen(uds=str(tmp_path / "a.sock"))
         await server.listen(sock=bound)
         assert len(set(server.addresses)) == len(server.addresses) >= 3
