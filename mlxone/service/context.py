@@ -91,6 +91,7 @@ class Context:
             self._make_ready()
         except BaseException:
             self._worker.stop()
+            self._worker.join(LAST_STEP)
             raise
 
     async def close(self, grace: float = 0.0) -> None:

@@ -114,18 +114,17 @@ def request_bytes(
 class Asks:
     """What can be asked of a server at a port, in this process or another."""
 
-    port: int
+    port: int | None
+    uds: str | None = None  # a socket file in place of the port
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def connect(self, *, patience: float = PATIENCE, receives: int | None = None) -> socket.socket:
-        sock = socket.socket()
-        if receives is not None:  # before connecting, or the window is wider already
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receives)
+    def connect(self, *, patience: float = PATIENCE) -> socket.socket:
+        sock = socket.socket(socket.AF_INET if self.uds is None else socket.AF_UNIX)
         sock.settimeout(patience)
-        sock.connect(("127.0.0.1", self.port))
+        sock.connect(("127.0.0.1", self.port) if self.uds is None else self.uds)
         return sock
 
     def ask(self, method: str, path: str, body: Any = None, **more: Any) -> Answer:
@@ -178,6 +177,7 @@ class Here(Asks):
         self.serving = serving
         self.context = serving.context
         self.port = serving.port
+        self.uds = serving.url.removeprefix("unix:") if self.port is None else None
 
     @property
     def connections(self) -> int:
@@ -187,6 +187,7 @@ class Here(Asks):
 @contextlib.contextmanager
 def serve(
     *models: str | Path,
+    uds: Path | None = None,
     limits: Limits | None = None,
     api_keys: Sequence[str] = (),
     grace: float = 5.0,
@@ -198,6 +199,7 @@ def serve(
     with mlxone.create_server(
         context,
         port=0,
+        uds=None if uds is None else str(uds),
         limits=limits,
         api_keys=api_keys,
         grace=grace,

@@ -5,10 +5,24 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import openai
 import pytest
 
-from tests.e2e.serving import CHAT, PATIENCE, Here, Theatre, chat, read_answer, recited, request_bytes, serve
+from tests.e2e.serving import (
+    CHAT,
+    PATIENCE,
+    Here,
+    Theatre,
+    chat,
+    read_answer,
+    recited,
+    request_bytes,
+    serve,
+    until,
+)
+from tests.service.rig import TOKENIZER
 
 SECRET = "no tensor at /home/somebody/models"
 
@@ -71,6 +85,33 @@ def test_a_stream_that_has_begun_ends_with_the_error(theatre: Theatre, server: H
     assert server.chat("Hello").text == recited("Hello", 4)
 
 
+@pytest.mark.parametrize("streams", [False, True])
+def test_the_official_client_hears_of_it(theatre: Theatre, server: Here, streams: bool):
+    theatre.failing.append(RuntimeError(SECRET))
+    asked: Any = chat("Hello") | {"model": "scripted", "stream": streams}
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
+        with pytest.raises(openai.APIError) as caught:
+            list(client.chat.completions.create(**asked))
+        # Of a stream the head came before the failure, so that it has no status.
+        assert isinstance(caught.value, openai.InternalServerError) is not streams
+        assert caught.value.code == "internal" and SECRET not in str(caught.value)
+        assert client.chat.completions.create(**(asked | {"stream": False})).choices
+
+
+@pytest.mark.parametrize("streams", [False, True])
+def test_an_answer_that_gets_nowhere_is_ended(theatre: Theatre, streams: bool):
+    """The step it is in cannot be ended; who waits for it is told, and it goes no further."""
+    with serve(theatre.model, timeout=0.3) as server:
+        theatre.hold()
+        answer = server.chat("Hello", stream=streams, max_tokens=1_000)
+        said = answer.events[-1]["error"] if streams else answer.error
+        assert (answer.status, said["code"]) == (200 if streams else 504, "timeout")
+        theatre.go()
+        server.until_idle()
+        assert server.chat("Hello").text == recited("Hello", 4)
+        assert theatre.passes < 20
+
+
 def test_those_in_the_queue_are_answered(theatre: Theatre, server: Here):
     """One fails in its prompt; of the others' answers not a letter is missing."""
     theatre.hold()
@@ -90,10 +131,20 @@ def test_those_in_the_queue_are_answered(theatre: Theatre, server: Here):
     server.until_idle()
 
 
-def test_a_failed_prompt_is_not_kept(theatre: Theatre, server: Here):
-    """What a broken pass left in the states is not handed to the next who asks the same."""
+def test_what_a_broken_pass_left_is_not_kept(theatre: Theatre, server: Here):
+    """Of an answer that fails half-way the prompt may be remembered, and nothing behind it."""
+    sock = server.connect()
+    body = chat("Hello", stream=True, max_tokens=8_000)
+    sock.sendall(request_bytes("POST", CHAT, body, {"connection": "close"}))
+    assert sock.recv(1)
+    until(lambda: theatre.passes > 50, "the middle of the answer")
     theatre.failing.append(RuntimeError(SECRET))
-    assert server.chat("Hello").status == 500
-    again = server.chat("Hello")
-    assert again.text == recited("Hello", 4)
-    assert again.json["usage"]["prompt_tokens_details"]["cached_tokens"] == 0
+    while sock.recv(65_536):
+        pass
+    sock.close()
+    prompt = "<s>user: Hello\nassistant:"
+    asked = {"prompt": prompt + recited("Hello", 30), "max_tokens": 4, "temperature": 0}
+    again = server.ask("POST", "/v1/completions", asked).json
+    read = len(TOKENIZER.encode_rendered(prompt))
+    assert 0 < again["usage"]["prompt_tokens_details"]["cached_tokens"] <= read
+    assert again["choices"][0]["text"] == recited("Hello", 34)[30:]

@@ -9,9 +9,12 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import openai
 import pytest
 
+import mlxone
 from tests.e2e.serving import (
     CHAT,
     LONG,
@@ -107,6 +110,57 @@ def test_neither_keys_nor_prompts_are_in_what_it_logs(server: Program):
     for word in (prompt, prompt.replace(" ", "+"), "wrong-key", "right-key"):
         assert word not in server.stderr
     assert json.dumps(said.text)[1:-1] not in server.stderr
+
+
+def test_the_official_client_hears_what_the_library_says(server: Program, model: Path):
+    messages: Any = [{"role": "user", "content": "Hello"}]
+    expected = "".join(token.text for token in mlxone.generate(mlxone.load(model), "Hello", max_tokens=12))
+    asked: Any = {"model": "any", "messages": messages, "max_tokens": 12, "temperature": 0}
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="right-key-7f3a", max_retries=0) as client:
+        assert client.chat.completions.create(**asked).choices[0].message.content == expected
+        chunks: list[Any] = list(client.chat.completions.create(**asked, stream=True))
+        assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == expected
+
+
+def test_a_folder_of_models_with_the_operators_flags(tmp_path: Path):
+    for name in ("a", "b"):
+        write_folder(tmp_path / "models" / name)
+    flags = ("--model-dir", tmp_path / "models", "--allow-manage", "--memory-budget", "0.5")
+    first = str(tmp_path / "models" / "a")
+    with Program(
+        tmp_path / "home", *flags, "--max-tokens", "3", "--queue", "7", MLXONE_MODEL=first
+    ) as server:
+        assert server.ready["loaded"] == [] and set(server.ready["models"]) >= {"a", "b"}
+        answer = server.chat(max_tokens=None)
+        assert answer.json["model"] == "a" and answer.json["usage"]["completion_tokens"] == 3
+        assert server.chat(model="b").json["model"] == "b"
+        assert server.stats()["server"]["loaded"] == ["a", "b"]
+        assert server.stats()["admission"]["memory_budget_bytes"] == 500_000_000
+        assert server.ask("POST", "/v1/models/unload", {"model": "a"}).json["loaded"] is False
+        assert server.stats()["server"]["loaded"] == ["b"] and len(server.holds) == 1
+        assert server.chat(model="c").status == 404
+        assert server.end() == 0 and server.holds == []
+
+
+def test_a_socket_file_in_place_of_a_port(model: Path, tmp_path: Path):
+    place = tmp_path / "socket"
+    child = subprocess.Popen(
+        [*command(), "serve", str(model), "--uds", str(place), "--log-level", "warn"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    with child:
+        try:
+            assert str(place).encode() in child.stdout.readline()
+            with socket.socket(socket.AF_UNIX) as sock:
+                sock.settimeout(PATIENCE)
+                sock.connect(str(place))
+                sock.sendall(request_bytes("POST", CHAT, chat()))
+                assert read_answer(sock).json["usage"]["completion_tokens"] == 4
+            child.terminate()
+            assert (child.wait(PATIENCE), child.stderr.read()) == (0, b"")
+            assert not place.exists()
+        finally:
+            child.kill()
 
 
 # A large body in a process of its own -----------------------------------------------------------------

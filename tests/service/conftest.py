@@ -31,6 +31,7 @@ def sliding(tmp_path_factory: pytest.TempPathFactory) -> mlxone.Model:
 def own_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     """A budget of a test is not MLX's limit for the tests after it."""
     monkeypatch.setattr(arrays, "_limit", None)
+    monkeypatch.setattr(arrays, "_mlx_limit", None)
     monkeypatch.setattr(mx, "set_memory_limit", lambda size: size)
 
 

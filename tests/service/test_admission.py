@@ -30,6 +30,7 @@ def limits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(mx, "set_memory_limit", set_limit)
     monkeypatch.setattr(arrays, "_limit", None)
+    monkeypatch.setattr(arrays, "_mlx_limit", None)
     return told
 
 

@@ -58,6 +58,22 @@ def test_a_reader_that_never_reads_holds_up_nobody(stage: Stage):
     run(test)
 
 
+def test_a_slow_reader_that_leaves_gives_its_memory_back_at_once(stage: Stage):
+    async def test() -> None:
+        async with serving(stage.model(), prompt_cache_bytes=0) as context:
+            before = context._shelf.ledger.promised_bytes
+            parked = await context.answer(asked(tokens=480))
+            while not parked._mail.stalled:
+                await asyncio.sleep(0.001)
+            assert context._shelf.ledger.promised_bytes > before
+            await parked.aclose()
+            while context.figures().running:  # nothing else happens that would wake anybody
+                await asyncio.sleep(0.001)
+            assert context._shelf.ledger.promised_bytes == before
+
+    run(test)
+
+
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(moment=st.integers(-1, 24))
 def test_a_client_that_goes_away_is_not_worked_for(tmp_path_factory: Any, moment: int):

@@ -21,6 +21,9 @@ from tests.service.rig import Stage, ids_of
 HELLO = (Message("user", "Hi"),)
 
 
+pytestmark = pytest.mark.usefixtures("own_limits")
+
+
 def loaded(stage: Stage, **files: Any) -> Loaded:
     return Shelf(Options()).take(offer_of(stage.model(**files)))
 
