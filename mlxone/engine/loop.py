@@ -1,7 +1,7 @@
 """The decode loop: read the prompt in chunks, then draw token after token.
 
-The next step is always submitted before the last token is read, so the device never waits for
-Python. With one row the arithmetic is the plain forward pass: chunks of the prompt, its last
+The next step is submitted before the last token is read, so the device never waits for Python;
+only the first token does not wait for that, because somebody waits for it. With one row the arithmetic is the plain forward pass: chunks of the prompt, its last
 token alone, then one token at a time.
 """
 
@@ -16,6 +16,7 @@ from mlxone.models.decoder import Decoder
 
 # Buffers of outgrown layer states are handed back this often, in steps.
 CLEAN_EVERY = 256
+SHORT = 64  # tokens
 
 
 def prefill(
@@ -26,7 +27,8 @@ def prefill(
     What Progress says is read is in the state by then: at a stop it may be kept.
 
     A chunk is submitted a few layers at a time, and the next one when it is done, so that no more
-    than a few layers' transients are in memory. The device waits for less than 1 % of a chunk.
+    than a few layers' transients are in memory. The device waits for less than 1 % of a chunk. A short
+    one has few transients, and waiting at each layer would double its time.
     """
     total = len(row.ids)
     ends = sorted({*stops, total - 1})
@@ -36,7 +38,7 @@ def prefill(
             chunk = row.ids[read : min(read + step, end)]
             with lock, on_stream():
                 row.check()
-                decoder.hidden(mx.array([chunk]), row.state, paced=True)
+                decoder.hidden(mx.array([chunk]), row.state, paced=len(chunk) > SHORT)
                 mx.eval(row.state.arrays())
                 check_memory()
                 row.fed += chunk
@@ -54,7 +56,13 @@ def decode(decoder: Decoder, row: Row, max_tokens: int) -> Generator[Drawn, None
     try:
         pending = _advance(decoder, row, mx.array(row.unread))
         row.fed += row.unread
-        for count in range(1, max_tokens + 1):
+        drawn = pending.read()
+        yield drawn
+        if max_tokens == 1:
+            return
+        pending = _advance(decoder, row, pending.token)
+        row.fed.append(drawn.token)
+        for count in range(2, max_tokens + 1):
             following = None
             if count < max_tokens:
                 following = _advance(decoder, row, pending.token)

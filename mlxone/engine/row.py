@@ -71,11 +71,12 @@ class Row:
     def stops(self, borders: Sequence[int]) -> list[int]:
         """Where reading has to pause for the state to be kept: the prompt's end, and where others may part.
 
-        A state that can be cut gives any beginning later on, so its chunks stay as they are.
+        A state that can be cut gives any beginning later on, so it pauses nowhere.
         """
+        if self.state.cuttable:
+            return []
         end = len(self.ids) - 1
-        wanted = () if self.state.cuttable else borders
-        return sorted({stop for stop in (*wanted, end) if len(self.fed) < stop <= end})
+        return sorted({stop for stop in (*borders, end) if len(self.fed) < stop <= end})
 
     def check(self) -> None:
         if self.let_go:

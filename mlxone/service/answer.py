@@ -128,6 +128,14 @@ class Answer:
                     self.memory.checkpoint(self.state, self.row.fed)
                 yield progress
 
+    def _share_prompt(self) -> None:
+        """For others who ask alike; when the first token is out, as that is what somebody waits for.
+
+        A state that cannot be cut was kept while the prompt was read.
+        """
+        if self.memory is not None and self.state.cuttable and not self.row.let_go:
+            self.memory.checkpoint(self.state, self.row.fed)
+
     def _tokens(self) -> Generator[Token, None, FinishReason]:
         with closing(decode(self.model.decoder, self.row, self.max_tokens)) as steps:
             for index, drawn in enumerate(steps):
@@ -139,6 +147,8 @@ class Answer:
                 yield token
                 if reason is not None:
                     return reason
+                if index == 0:
+                    self._share_prompt()
         raise MlxoneError("the engine stopped without a reason")
 
     def _token(self, drawn: Drawn, index: int) -> tuple[Token, FinishReason | None]:
@@ -198,7 +208,7 @@ class _Text:
 
 
 class _Clock:
-    """Times as mlx-lm takes them: the prompt's until the first token is there, decoding's from then."""
+    """The prompt's time lasts until the first token is there, decoding's begins then."""
 
     def __init__(self) -> None:
         self.start = self.last = 0.0

@@ -287,6 +287,10 @@ class Context:
         self.options.check()
         offers = self._catalogue.look()
         self._worker.call(partial(self._load_named, offers if self._catalogue.is_named else [])).result()
+        if self._catalogue.is_named:
+            # Ready is who answers at once: the first model is waited for, the others follow on their own.
+            first, *others = [self._worker.call(partial(self._shelf.warm, offer)) for offer in offers]
+            first.result()
         self._started = True
 
     def _load_named(self, offers: Sequence[Offer]) -> None:

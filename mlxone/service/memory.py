@@ -22,7 +22,7 @@ class Remembers(Protocol):
         """
 
     def checkpoint(self, state: ModelState, tokens: Sequence[int]) -> None:
-        """While a prompt is read: where others may part from it, and its end. The state is still in use."""
+        """Where others may part from a prompt, and its end. The state is still in use."""
 
     def keep(self, state: ModelState, tokens: Sequence[int]) -> None:
         """The answer ended, or was left, and has no more use for the state. Not called after a failure."""

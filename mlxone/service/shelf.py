@@ -8,6 +8,7 @@ them asks for its model again when its turn comes. So two models that do not fit
 from __future__ import annotations
 
 import gc
+import logging
 import time
 import weakref
 from collections.abc import Callable
@@ -18,19 +19,24 @@ from typing import cast
 
 from mlxone.backend.arrays import mx
 from mlxone.core.errors import ModelOverBudget, Overloaded, UsageError
+from mlxone.core.words import ChatRequest, Failed
 from mlxone.fitting.admission import Admission, Refusal, Ticket
 from mlxone.fitting.work import Work
 from mlxone.hub.in_use import in_use
 from mlxone.kv.prefixes import PrefixStore
 from mlxone.models.decoder import Decoder
 from mlxone.service.admission import SHORTEST, Ledger
+from mlxone.service.answer import answer
 from mlxone.service.catalogue import Offer
 from mlxone.service.figures import MemoryFigures
 from mlxone.service.loading import load_found
 from mlxone.service.model import Model
 from mlxone.service.options import Options
 
+log = logging.getLogger(__name__)
+
 Ask = Callable[[], Ticket | Refusal]
+WARMING, WARMED = (0,) * 8, 3  # a prompt, and tokens of an answer: all that a first request does is done once
 OFTEN = 0.1  # seconds between two looks at MLX's memory
 
 
@@ -111,6 +117,24 @@ class Shelf:
         if isinstance(ticket, Ticket):
             self.ledger.count(loaded.admission)
             self.give_back(ticket)
+
+    def warm(self, offer: Offer) -> None:
+        """Brings a promised model's weights in and lets the device make its kernels, by one step.
+
+        Else the first request would wait for both. What goes wrong here goes wrong there again, and
+        is told there.
+        """
+        loaded = self._held.get(offer.key)
+        if loaded is None or not self.ledger.counts(loaded.admission):
+            return
+        try:
+            *_, last = answer(loaded.model, ChatRequest(ids=WARMING, max_tokens=WARMED, eos_token_ids=()))
+            if isinstance(last, Failed):
+                raise last.error
+        except Exception as error:  # noqa: BLE001 - not asked for by anyone, so nobody may suffer from it
+            log.warning("%s could not be warmed up: %s", offer.id, error)
+        loaded.used = self._clock()
+        self.measure(now=True)
 
     def admit(self, loaded: Loaded, ask: Ask) -> Ticket | Refusal:
         """Asks, and makes room until the answer is yes or nothing is left that could give way."""

@@ -22,6 +22,7 @@ from mlxone.text.decoder import DecoderPlan, StreamDecoder
 from mlxone.text.files import TOKENIZER_LIMIT, read_bytes, read_object
 
 NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+LONG = 10_000  # letters; they take some 10 ms
 ID_LIMIT = 2**32  # the library's ids are u32; it raises for anything else
 
 
@@ -100,7 +101,11 @@ class Tokenizer:
     def _encode(self, text: str, *, add_special: bool) -> list[int]:
         text = _whole_characters(text)
         with self._encoding:
-            return list(self._library.encode(text, add_special_tokens=add_special).ids)
+            if len(text) < LONG:
+                return list(self._library.encode(text, add_special_tokens=add_special).ids)
+            # The same ids. Only of a batch does the library let other threads run meanwhile.
+            [encoding] = self._library.encode_batch_fast([text], add_special_tokens=add_special)
+            return list(encoding.ids)
 
     def _one_bos(self, ids: list[int]) -> list[int]:
         if self.bos_id is None or ids[:1] != [self.bos_id]:

@@ -25,10 +25,14 @@ class Held:
 def held(server: Program) -> Held:
     """With nothing at work; the middle of several looks, as a process breathes."""
     server.until_idle()
-    resident = round(statistics.median(server.resident_bytes for _ in range(5)))
-    stats = server.stats()
-    active = stats["memory"]["active_bytes"] - stats["prompt_cache"]["bytes"]
+    looks = [(server.resident_bytes, _active(server)) for _ in range(5)]
+    resident, active = (round(statistics.median(values)) for values in zip(*looks, strict=True))
     return Held(resident, active, server.rows)
+
+
+def _active(server: Program) -> int:
+    stats = server.stats()
+    return stats["memory"]["active_bytes"] - stats["prompt_cache"]["bytes"]
 
 
 def ask(server: Program, numbers: range) -> int:

@@ -136,7 +136,7 @@ def test_fed_after_every_way_out(memory: str, prompt: list[int], count: int):
         drawn, row = generate(decoder, prompt, count, step=4, stop_after=stop_after)
         assert [one.token for one in drawn] == SCRIPT[: stop_after or count]
         kept = [*prompt, *SCRIPT[: len(drawn) - 1]]
-        in_flight = (stop_after or count) < count
+        in_flight = 1 < (stop_after or count) < count  # the first token is read before more is submitted
         forgets = all(w is None or len(kept) + 1 < w for w in windows)
         # What was in flight is taken back; where that cannot be, the last drawn token is in.
         assert row.fed == (kept if forgets or not in_flight else [*kept, drawn[-1].token])
@@ -190,7 +190,8 @@ def test_fed_after_a_pass_that_broke_off(passes: int, layer: int):
 
     with pytest.raises(Broken):
         run()
-    assert drawn == SCRIPT[: max(0, passes - 3)]  # two chunks, the last token, then one a pass
+    # Two chunks, the last token, which is read at once, then one a pass and one of them unread.
+    assert drawn == SCRIPT[: {3: 1}.get(passes, max(0, passes - 3))]
     assert row.fed == (prompt + SCRIPT)[: [0, 2, 4, 5, 6, 7][passes]]
     assert_fed(row, (None, 60))
 
@@ -233,7 +234,7 @@ def test_fed_after_ctrl_c_while_a_token_is_read(monkeypatch: pytest.MonkeyPatch,
         pass
     with pytest.raises(KeyboardInterrupt):
         list(decode(decoder, row, 9))
-    in_flight = SCRIPT[reads : reads + 1] if memory == "full ring" else []
+    in_flight = SCRIPT[reads : reads + 1] if memory == "full ring" and reads else []
     assert row.fed == [*range(9), *SCRIPT[:reads], *in_flight]
     assert_fed(row, windows)
 
@@ -254,10 +255,12 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> ScriptedDecoder:
     return decoder
 
 
-def test_the_next_step_is_submitted_before_the_last_token_is_read(watched: ScriptedDecoder):
-    generate(watched, [1, 2, 3, 4, 5, 6], 3, step=3)
+def test_the_next_step_is_submitted_before_the_last_token_is_read_but_the_first_does_not_wait(
+    watched: ScriptedDecoder,
+):
+    generate(watched, [1, 2, 3, 4, 5, 6], 4, step=3)
     one = ("pass", 1)
-    assert watched.log == [("pass", 3), ("pass", 2), one, one, "read", one, "read", "read"]
+    assert watched.log == [("pass", 3), ("pass", 2), one, "read", one, one, "read", one, "read", "read"]
 
 
 def test_a_single_token_takes_a_single_pass(watched: ScriptedDecoder):
@@ -266,8 +269,8 @@ def test_a_single_token_takes_a_single_pass(watched: ScriptedDecoder):
 
 
 def test_leaving_early_submits_nothing_more(watched: ScriptedDecoder):
-    generate(watched, [1], 100, stop_after=1)
-    assert [entry for entry in watched.log if entry != "read"] == [("pass", 1)] * 2
+    generate(watched, [1], 100, stop_after=2)
+    assert [entry for entry in watched.log if entry != "read"] == [("pass", 1)] * 3
 
 
 @pytest.mark.parametrize(

@@ -214,7 +214,33 @@ def test_what_is_refused_costs_no_work(
             assert refused.value.status == 400 and refused.value.param == param
             figures = context.figures()
             assert (figures.totals.refused, figures.waiting, figures.totals.answers) == (1, 0, 0)
-            assert stage.decoders["tiny"].log == []
+            assert passes(stage) == []
+
+    run(test)
+
+
+def test_a_named_model_is_warm_when_its_server_is_ready(stage: Stage):
+    async def test() -> None:
+        async with serving(stage.model()) as context:
+            assert passes(stage) == []  # and the warm-up before them
+            figures = context.figures()
+            assert (figures.totals.answers, figures.prompt_cache.entries) == (0, 0)
+
+    run(test)
+
+
+def test_what_fails_in_a_warm_up_is_not_the_servers_end(stage: Stage, caplog: pytest.LogCaptureFixture):
+    def broken(layer: int) -> None:
+        raise RuntimeError("no kernel")
+
+    folder = stage.model()
+    stage.dress = lambda model: setattr(model.decoder, "before_layer", broken)
+
+    async def test() -> None:
+        async with serving(folder) as context:
+            assert "could not be warmed up" in caplog.text and "no kernel" in caplog.text
+            stage.decoders["tiny"].before_layer = lambda layer: None
+            assert tokens((await read(await context.answer(asked())))[0])
 
     run(test)
 
