@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import threading
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from mlxone.backend import cpu
 from mlxone.core.errors import BackendMissing, OutOfMemory
@@ -26,7 +27,7 @@ else:
             hint="on Linux install its backend: pip install 'mlxone[cpu]' or 'mlxone[cuda]'",
         ) from error
 
-__all__ = ["check_memory", "limit_memory", "lock", "mx", "on_cpu", "on_stream", "wire_memory"]
+__all__ = ["check_memory", "lift_limit", "limit_memory", "lock", "mx", "on_cpu", "on_stream", "wire_memory"]
 
 lock = threading.RLock()
 _stream = mx.new_thread_unsafe_stream(mx.default_device())
@@ -41,32 +42,54 @@ def on_cpu() -> bool:
     return mx.default_device() == mx.Device(mx.DeviceType.cpu)
 
 
-_limit: int | None = None  # of this process, whatever number of models it holds
+# What each owner may use of this process's memory, and what all together may at most. An owner that is
+# gone has no say any more.
+_limits: WeakKeyDictionary[object, tuple[int, int]] = WeakKeyDictionary()
 _mlx_limit: int | None = None  # MLX's own, which is never exceeded
 
 
-def limit_memory(size: int) -> None:
+def limit_memory(owner: object, size: int, most: int) -> None:
     """The second line of defence, behind admission: a device that really runs out ends the process.
 
-    MLX takes its limit as a guideline: near it, it waits for what is in flight and empties its
-    caches. So `check_memory` looks as well.
+    Owners know nothing of each other and each keeps to its own size, so their sizes add up, to what
+    the machine allows at `most`. MLX takes its limit as a guideline: near it, it waits for what is in
+    flight and empties its caches. So `check_memory` looks as well.
     """
-    global _limit, _mlx_limit
-    before = mx.set_memory_limit(size)
-    _mlx_limit = before if _mlx_limit is None else _mlx_limit
-    if _mlx_limit < size:
-        mx.set_memory_limit(_mlx_limit)
-    _limit = size
+    _limits[owner] = (size, most)
+    _tell_mlx()
+
+
+def lift_limit(owner: object) -> None:
+    """It uses no memory any more."""
+    if _limits.pop(owner, None) is not None:
+        _tell_mlx()
 
 
 def check_memory() -> None:
     """Between two pieces of work: raises where arrays in use have outgrown the limit."""
-    if _limit is not None and mx.get_active_memory() > _limit:
+    limit = _limit()
+    if limit is not None and mx.get_active_memory() > limit:
         used = mx.get_active_memory() / 1e9
         raise OutOfMemory(
-            f"{used:.2f} GB are in use and {_limit / 1e9:.2f} GB are allowed",
+            f"{used:.2f} GB are in use and {limit / 1e9:.2f} GB are allowed",
             hint="use a shorter context; `mlxone fit` says how long it may be",
         )
+
+
+def _limit() -> int | None:
+    limits = list(_limits.values())
+    return min(sum(size for size, _ in limits), max(most for _, most in limits)) if limits else None
+
+
+def _tell_mlx() -> None:
+    global _mlx_limit
+    limit = _limit()
+    if limit is None and _mlx_limit is None:
+        return
+    before = mx.set_memory_limit(_mlx_limit if limit is None else limit)
+    _mlx_limit = before if _mlx_limit is None else _mlx_limit
+    if limit is not None and _mlx_limit < limit:
+        mx.set_memory_limit(_mlx_limit)
 
 
 def wire_memory() -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
+import time
 from pathlib import Path
 from typing import Protocol
 
-from mlxone.backend.arrays import limit_memory, mx
+from mlxone.backend.arrays import lift_limit, limit_memory, mx
 from mlxone.core.amounts import in_words
 from mlxone.core.errors import ModelOverBudget, OutOfMemory
 from mlxone.fitting.admission import Admission
@@ -37,6 +38,7 @@ class Ledger:
     """One budget for all that a process holds: weights, what requests may grow to, kept prompts.
 
     A model counts from its first ticket on, as its weights are not read before, until it is dropped.
+    While any is open, the budget stands behind MLX's limit too.
     """
 
     def __init__(self, memory_budget: float | None, work: Work | None = None) -> None:
@@ -47,6 +49,7 @@ class Ledger:
         self._counted: list[Admission] = []
         self._stores: list[GivesWay] = []
         self._lock = threading.RLock()
+        self._measured_at: float | None = None
 
     def open(self, model: Model) -> Admission:
         """For requests to this model; the budget is measured anew, for all."""
@@ -71,6 +74,8 @@ class Ledger:
             for held in (self._known, self._counted):
                 if admission in held:
                     held.remove(admission)
+            if not self._known:
+                lift_limit(self)
 
     def add_store(self, store: GivesWay) -> None:
         with self._lock:
@@ -90,6 +95,11 @@ class Ledger:
                 freed += store.give_way(size - freed)
         return freed
 
+    @property
+    def kept_bytes(self) -> int:
+        """What `give_way` could free."""
+        return sum(store.bytes for store in list(self._stores))
+
     def settle(self) -> None:
         """After tickets came or went: kept prompts may have what is not promised."""
         left = self.budget - self._promised()
@@ -100,12 +110,20 @@ class Ledger:
     @property
     def promised_bytes(self) -> int:
         """Everything that may be in memory at once."""
-        return self._promised() + self._stored()
+        return self._promised() + self.kept_bytes
 
     def measure(self) -> None:
         """Asks anew what may be used here."""
         with learned_store() as store:
             self._measure(this_machine(store, inside_mlx()))
+
+    def measure_again(self, older: float) -> bool:
+        """The same where the last time is so many seconds ago: others come and go on this machine."""
+        at = self._measured_at
+        if at is not None and time.monotonic() - at < older:
+            return False
+        self.measure()
+        return True
 
     def check_alone(self, path: Path, name: str) -> None:
         """Before anything is loaded: refuses what would not fit with nothing beside it."""
@@ -130,21 +148,22 @@ class Ledger:
 
     def _measure(self, machine: Machine) -> None:
         with self._lock:
-            self.budget = _budget(machine, self.memory_budget)
+            self._measured_at = time.monotonic()
+            own = self.promised_bytes
+            self.budget = _budget(machine, self.memory_budget, own)
             for admission in self._known:
                 admission.budget = self.budget
-        limit_memory(self.budget)
+            if self._known:
+                strange = max(0, mx.get_active_memory() - own)  # other models of this process
+                limit_memory(self, self.budget + strange, machine.usable_bytes)
 
     def _promised(self) -> int:
         with self._lock:
             return sum(admission.promised_bytes for admission in self._counted)
 
-    def _stored(self) -> int:
-        return sum(store.bytes for store in list(self._stores))
-
     def _beside(self, asking: Admission) -> int:
         others = (other.promised_bytes for other in self._counted if other is not asking)
-        return sum(others) + self._stored()
+        return sum(others) + self.kept_bytes
 
 
 def admission(model: Model, *, memory_budget: float | None = None, work: Work | None = None) -> Admission:
@@ -152,7 +171,11 @@ def admission(model: Model, *, memory_budget: float | None = None, work: Work | 
 
     The same bytes become MLX's limit, in case a prediction is wrong.
     """
-    return Ledger(memory_budget, work).open(model)
+    ledger = Ledger(memory_budget, work)
+    found = ledger.open(model)
+    ledger.count(found)  # nobody else has this ledger, and its weights may be here already
+    ledger.measure()
+    return found
 
 
 def check_possible(model: Model) -> None:
@@ -166,16 +189,20 @@ def check_possible(model: Model) -> None:
             hint=f"`mlxone fit {model.name} --best` says how many bits would fit",
         )
     # Between what should be used and what there is, it is the user's own risk.
-    limit_memory(max(machine.usable_bytes, needed))
+    most = max(machine.usable_bytes, needed)
+    limit_memory(model, most, most)
 
 
-def _budget(machine: Machine, memory_budget: float | None) -> int:
-    return min(within(machine, memory_budget).usable_bytes, _attainable(machine))
+def _budget(machine: Machine, memory_budget: float | None, promised: int) -> int:
+    return min(within(machine, memory_budget).usable_bytes, _attainable(machine, promised))
 
 
-def _attainable(machine: Machine) -> int:
-    """What is free beside everybody else, with what this process holds already."""
-    own = mx.get_active_memory() + mx.get_cache_memory()
+def _attainable(machine: Machine, promised: int) -> int:
+    """What is free beside everybody else, with what was promised and is held already.
+
+    More may be held in this process, by models that nobody asked us for. MLX's cache is anyone's.
+    """
+    own = min(mx.get_active_memory(), promised) + mx.get_cache_memory()
     return min(machine.usable_bytes, machine.free_now_bytes + own)
 
 

@@ -299,8 +299,8 @@ def test_keys_become_the_clients_own_errors(folder: Path):
 
 def test_a_full_queue_is_the_clients_own_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     theatre = Theatre(tmp_path, monkeypatch)
-    theatre.hold()
     with serve(theatre.model, queue=1) as server, openai_client(server) as client:
+        theatre.hold()
         try:
             stream: Any = ask(client, stream=True)
             assert theatre.at_work.wait(PATIENCE)
