@@ -141,6 +141,11 @@ def short(number: int) -> Messages:
     return [{"role": "user", "content": f"Which city is number {number} on your list, and why?"}]
 
 
+def endless(number: int) -> Messages:
+    """What is answered at length."""
+    return [{"role": "user", "content": f"Write a long story about a ship with {number + 3} sailors."}]
+
+
 def _first(plan: Plan, figures: Figures, servers: dict[str, Server], folder: Path, number: int) -> None:
     for side in turns(tuple(servers), number):
         figures.add("first", side, ask(servers[side].port, short(number), 1).first_ms)
@@ -163,7 +168,7 @@ def _decode(plan: Plan, figures: Figures, servers: dict[str, Server], folder: Pa
         engine.ask(short(999), 8)
         for number in range(plan.rounds):
             for side in turns((*servers, "in process"), number):
-                messages = short(100 + number)
+                messages = endless(number)
                 if side in servers:
                     speed = _whole(ask(servers[side].port, messages, plan.count), plan.count).decode_tps
                 else:

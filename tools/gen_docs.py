@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 
 from mlxone.cli.chat_commands import COMMANDS, KEYS
-from mlxone.cli.flags import sections
+from mlxone.cli.flags import sections, value_name
 from mlxone.cli.group import VERBS, group
 from mlxone.cli.later_flags import LATER
 from mlxone.cli.serve_values import variable
@@ -98,7 +98,7 @@ def _serve_settings() -> str:
     head = ("flag", "variable", "default", "range", "meaning")
     rows = (
         (
-            f"`{setting.flag}`",
+            f"`{setting.flag} {value_name(setting)}".rstrip() + "`",
             f"`{variable(setting)}`",
             setting.run_default,
             "" if setting.choices else setting.range,  # the meaning names them

@@ -45,6 +45,7 @@ def on_cpu() -> bool:
 # What each owner may use of this process's memory, and what all together may at most. An owner that is
 # gone has no say any more.
 _limits: WeakKeyDictionary[object, tuple[int, int]] = WeakKeyDictionary()
+_limits_lock = threading.Lock()
 _mlx_limit: int | None = None  # MLX's own, which is never exceeded
 
 
@@ -55,19 +56,22 @@ def limit_memory(owner: object, size: int, most: int) -> None:
     the machine allows at `most`. MLX takes its limit as a guideline: near it, it waits for what is in
     flight and empties its caches. So `check_memory` looks as well.
     """
-    _limits[owner] = (size, most)
-    _tell_mlx()
+    with _limits_lock:
+        _limits[owner] = (size, most)
+        _tell_mlx()
 
 
 def lift_limit(owner: object) -> None:
     """It uses no memory any more."""
-    if _limits.pop(owner, None) is not None:
-        _tell_mlx()
+    with _limits_lock:
+        if _limits.pop(owner, None) is not None:
+            _tell_mlx()
 
 
 def check_memory() -> None:
     """Between two pieces of work: raises where arrays in use have outgrown the limit."""
-    limit = _limit()
+    with _limits_lock:
+        limit = _limit()
     if limit is not None and mx.get_active_memory() > limit:
         used = mx.get_active_memory() / 1e9
         raise OutOfMemory(
@@ -84,11 +88,10 @@ def _limit() -> int | None:
 def _tell_mlx() -> None:
     global _mlx_limit
     limit = _limit()
-    if limit is None and _mlx_limit is None:
-        return
-    before = mx.set_memory_limit(_mlx_limit if limit is None else limit)
-    _mlx_limit = before if _mlx_limit is None else _mlx_limit
-    if limit is not None and _mlx_limit < limit:
+    if limit is not None:
+        before = mx.set_memory_limit(limit)
+        _mlx_limit = before if _mlx_limit is None else _mlx_limit
+    if _mlx_limit is not None and (limit is None or _mlx_limit < limit):
         mx.set_memory_limit(_mlx_limit)
 
 

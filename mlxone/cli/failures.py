@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import errno
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mlxone.cli.terminal import one_line
@@ -77,12 +79,19 @@ def usage_error(error: object) -> UsageError:
     return UsageError(message[:1].lower() + message[1:], hint=help_hint)
 
 
+def _alike(word: str, flags: Sequence[str]) -> str | None:
+    """click's own comparison counts the dashes, which all flags share."""
+    names = {flag.lstrip("-"): flag for flag in flags}
+    near = difflib.get_close_matches(word.lstrip("-"), names, n=1)
+    return names[near[0]] if near else None
+
+
 def _no_such_flag(error: object, help_hint: str) -> UsageError:
     import click
 
     assert isinstance(error, click.NoSuchOption)
-    if error.possibilities:
-        hint = f"did you mean {error.possibilities[0]}?"
+    if near := _alike(error.option_name, error.possibilities or ()):
+        hint = f"did you mean {near}?"
     elif error.option_name.startswith("--"):
         hint = help_hint.replace("explains", "lists them")
     else:

@@ -61,14 +61,21 @@ def setting_flags(
         yield Flag(
             [setting.flag, *setting.aliases, setting.name],
             section=section_of.get(setting.name, otherwise),
-            metavar=None if "is_flag" in how else setting.metavar or _KIND_NAMES[setting.kind][0],
+            metavar=value_name(setting) or None,
             help=setting.help + default,
             **how,
         )
 
 
+def value_name(setting: Setting) -> str:
+    """What stands for the value in the help; empty where the flag takes none."""
+    return setting.metavar or ("" if setting.kind is bool else _KIND_NAMES[setting.kind][0])
+
+
 def read_setting(setting: Setting, text: str, shown_as: str) -> Any:
     """The value of a row of the table, from the text that stands at `shown_as`."""
+    if setting.choices:
+        text = text.lower()
     if setting.kind is bool:
         return read_truth(shown_as)(text)
     if setting.metavar == "GB":

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def model_dir_flag() -> Flag:
     return flag(
-        "Models", "--model-dir", "A folder with models besides; may be repeated.", "DIR", multiple=True
+        "Models", "--model-dir", "A further folder with models; may be repeated.", "DIR", multiple=True
     )
 
 

@@ -27,7 +27,7 @@ def refuse_if_taken(host: str, port: int, uds: str | None) -> None:
     with found:
         who = _who(found)
     if uds is not None:
-        raise UsageError(f"--uds {uds}: {who} answers there already", hint="name another file")
+        raise UsageError(f"socket {uds} is taken: {who} answers there already", hint="name another file")
     raise UsageError(
         f"port {port} is taken: {who} answers there already", hint="choose another with --port, or --port 0"
     )

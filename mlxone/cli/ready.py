@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlxone import __version__
+from mlxone.cli.sizes import share_in_words
 from mlxone.core.amounts import first_of
 from mlxone.service.context import Context
 from mlxone.service.options import Options
@@ -17,8 +18,9 @@ class Ready:
     url: str
     models: tuple[str, ...]  # that a request may name
     loaded: tuple[str, ...] = ()
-    default: str | None = None  # of a request that names none; None where one model takes all requests
-    context: int | None = None  # tokens, of the model that is loaded
+    named: bool = True  # by the operator; else whatever is here is loaded when it is asked for
+    default: str | None = None  # of those that are here, for a request that names none
+    context: int | None = None  # tokens; only of a single model, as each has its own
     memory_bytes: int = 0
     usable_bytes: int = 0
 
@@ -41,10 +43,11 @@ class Ready:
         }
 
     def _models(self) -> str:
-        if self.default is None:
+        if self.named:
             return first_of(self.models, 3) or "nothing"
         models = "1 model" if len(self.models) == 1 else f"{len(self.models):,} models"
-        return f"{models}, loaded when asked for, {self.default} by default,"
+        default = f"{self.default} by default" if self.default else "no default"
+        return f"{models}, loaded when asked for, {default},"
 
     def _context(self) -> str:
         return f"context {self.context:,}" if self.context else ""
@@ -52,20 +55,23 @@ class Ready:
     def _memory(self) -> str:
         if not (self.loaded and self.usable_bytes):
             return ""
-        return f"{self.memory_bytes / 1e9:.2f} of {self.usable_bytes / 1e9:.1f} GB"
+        return share_in_words(self.memory_bytes, self.usable_bytes)
 
 
-def ready(url: str, context: Context, options: Options, default: str | None = None) -> Ready:
-    """`default` is what answers where nobody named a model."""
+def ready(
+    url: str, context: Context, options: Options, default: str | None = None, *, named: bool = True
+) -> Ready:
+    """`default` is what answers where nobody named a model, and so there are none that are `named`."""
     cards = context.models()
     figures = context.figures()
     loaded = [card for card in cards if card.loaded]
-    safe = figures.admission.max_safe_context if loaded else None
-    lengths = [loaded[0].context_length if loaded else None, options.ctx_size, safe]
+    single = loaded[0] if len(cards) == 1 and loaded else None
+    lengths = [single.context_length, options.ctx_size, figures.admission.max_safe_context] if single else []
     return Ready(
         url=url,
         models=tuple(card.id for card in cards if not card.problem),
         loaded=tuple(card.id for card in loaded),
+        named=named,
         default=default,
         context=min((length for length in lengths if length), default=None),
         # Weights may be on the disk until the first request needs them; their place is taken all the same.

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlxone.cli import streams, terminal
 from mlxone.cli.flags import SectionedCommand, flag, setting_flags
 from mlxone.cli.group import verbose_option
 from mlxone.cli.known import model_dir_flag
 from mlxone.cli.later_flags import LATER, not_built_yet
 from mlxone.cli.models import WAYS
-from mlxone.core.errors import MlxoneError
+from mlxone.core.errors import MlxoneError, ModelNotFound, UsageError
 from mlxone.core.settings import SERVE_SETTINGS
 
 if TYPE_CHECKING:
@@ -55,7 +54,7 @@ class ServeCommand(SectionedCommand):
 
 
 FLAGS: list[click.Parameter] = [
-    click.Argument(["model"], metavar="[MODEL]", required=False),
+    click.Argument(["words"], metavar="[MODEL]", nargs=-1),  # more than one is told how to name several
     flag(
         MODELS,
         "--model model_flag",
@@ -72,7 +71,9 @@ FLAGS: list[click.Parameter] = [
 
 
 @click.command("serve", cls=ServeCommand, params=FLAGS)
-def command(model: str | None, model_flag: tuple[str, ...], model_dir: tuple[str, ...], **flags: Any) -> None:
+def command(
+    words: tuple[str, ...], model_flag: tuple[str, ...], model_dir: tuple[str, ...], **flags: Any
+) -> None:
     """Serve models over HTTP, as OpenAI's clients expect it.
 
     With one MODEL every request is for it, whatever model it names. Without any, a request may name each
@@ -85,14 +86,17 @@ def command(model: str | None, model_flag: tuple[str, ...], model_dir: tuple[str
     """
     from mlxone.cli.opening import find_model
 
+    if len(words) > 1:
+        several = " ".join(f"--model {word}" for word in words)
+        raise UsageError(f"{len(words)} words where MODEL is expected", hint=f"several models: {several}")
     plan = _plan(flags)
     _probe(plan)
     find = functools.partial(find_model, folders=model_dir, pull=flags["pull"], quiet=flags["quiet"])
-    models = _resolved([model, *model_flag], find)
-    default = None if models else _prepared_default(find)
+    models = _resolved([*words, *model_flag], find)
+    default, notice = (None, "") if models else _prepared_default(find, model_dir)
     from mlxone.cli import serve_session  # the server with all it needs: everything above is quicker
 
-    served = serve_session.Served(models, model_dir, default)
+    served = serve_session.Served(models, model_dir, default, notice)
     code = serve_session.run(plan, served, quiet=flags["quiet"])
     if code:
         raise click.exceptions.Exit(code)
@@ -103,10 +107,11 @@ def _plan(flags: Mapping[str, Any]) -> Plan:
     from mlxone.hub import config, places
 
     table = config.table_setting(serve_values.TABLE)
-    given = serve_values.values(flags, os.environ, table, places.config_file())
+    found = serve_values.values(flags, os.environ, table, places.config_file())
+    given = {name: one.value for name, one in found.items()}
     if flags["quiet"]:
         given.setdefault("log_level", _QUIET_LEVEL)
-    return serve_plan.plan(given)
+    return serve_plan.plan(given, {name: one.shown_as for name, one in found.items()})
 
 
 def _probe(plan: Plan) -> None:
@@ -115,22 +120,34 @@ def _probe(plan: Plan) -> None:
     port_probe.refuse_if_taken(plan.host, plan.port, plan.uds)
 
 
-def _resolved(named: Sequence[str | None], find: Callable[[str], Found]) -> list[str]:
+def _resolved(named: Sequence[str], find: Callable[[str], Found]) -> list[str]:
     """The models as they were named, each once and each known to be here."""
     places: dict[Path, str] = {}
     for name in named:
-        if name is not None:
-            places.setdefault(find(name).path.resolve(), name)
+        places.setdefault(find(name).path.resolve(), name)
     return list(places.values())
 
 
-def _prepared_default(find: Callable[[str], Found]) -> str:
-    """Downloaded not in the middle of the first request for it. All others are served without it."""
-    from mlxone.hub.find import default_model
+def _prepared_default(find: Callable[[str], Found], folders: Sequence[str]) -> tuple[str | None, str]:
+    """Who answers where no model is named, called as it is listed; without one, why there is none.
 
-    name = default_model()
+    Downloaded now and not in the middle of a request. One that the operator chose has to be there; where
+    only the starter is missing, all others are served without it.
+    """
+    from mlxone.hub.find import default_model
+    from mlxone.hub.starter import STARTER
+    from mlxone.service.catalogue import Catalogue
+
+    name, catalogue = default_model(), Catalogue(folders=folders)
     try:
         find(name)
     except MlxoneError as error:
-        streams.complain(f"mlxone: the default model cannot be served: {terminal.one_line(str(error))}")
-    return name
+        if name != STARTER:
+            raise
+        if all(offer.card.problem for offer in catalogue.look()):
+            raise ModelNotFound(
+                "there is no model on this machine that can be served",
+                hint="`mlxone get gemma4` downloads one, `mlxone ls` says what is here",
+            ) from error
+        return None, f"requests have to name a model: {error}"
+    return catalogue.find(None).id, ""

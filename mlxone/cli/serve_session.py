@@ -22,6 +22,7 @@ from mlxone.cli.ready import Ready, ready
 from mlxone.cli.serve_plan import Plan
 from mlxone.cli.server_log import Logging
 from mlxone.cli.stop_signals import StopSignals, die
+from mlxone.core.errors import UsageError
 from mlxone.server.serving import Serving, create_server
 from mlxone.service.context import Context
 
@@ -30,11 +31,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """Which models: those named, or else all that are here, and the one for requests that name none."""
+    """Which models: those named, or else all that are here, and the one for requests that name none.
+
+    `notice` is for the log: what the operator should know of this choice.
+    """
 
     models: Sequence[str]
     folders: Sequence[str] = ()
     default: str | None = None
+    notice: str = ""
 
 
 def run(plan: Plan, served: Served, *, quiet: bool = False) -> int:
@@ -42,7 +47,12 @@ def run(plan: Plan, served: Served, *, quiet: bool = False) -> int:
     live = _may_draw() and not quiet and not plan.log_json
     screen = LogScreen(writer(sys.stderr), live=live)
     with screen, Logging(screen.line, level=plan.log_level, as_json=plan.log_json):
-        return asyncio.run(_serve(plan, served, screen))
+        if served.notice:
+            log.warning("%s", served.notice)
+        try:
+            return asyncio.run(_serve(plan, served, screen))
+        except UsageError as error:
+            raise plan.in_their_words(error) from error
 
 
 async def _serve(plan: Plan, served: Served, screen: LogScreen) -> int:
@@ -67,7 +77,10 @@ async def _serve(plan: Plan, served: Served, screen: LogScreen) -> int:
             try:
                 if await signals.unless_told(serving.start()):
                     screen.clear()
-                    _say(ready(serving.url, context, plan.options, served.default), as_json=plan.log_json)
+                    said = ready(
+                        serving.url, context, plan.options, served.default, named=bool(served.models)
+                    )
+                    _say(said, as_json=plan.log_json)
                     await until_the_end.enter_async_context(_bar(screen, serving))
                     await signals.told.wait()
                     _say_stopping(context, plan.grace)

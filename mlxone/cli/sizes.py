@@ -25,6 +25,13 @@ def read_size(text: str, name: str = "a size") -> int:
     return int(value)
 
 
+def share_in_words(part: int, whole: int) -> str:
+    """Both in the unit of the whole: a number that changes its unit is hard to follow."""
+    if whole < 1e9:
+        return f"{part / 1e6:.0f} of {whole / 1e6:.0f} MB"
+    return f"{part / 1e9:.2f} of {whole / 1e9:.1f} GB"
+
+
 def count_in_words(count: int) -> str:
     """Of parameters: 4.0B, 135M."""
     if count >= 999_500_000:

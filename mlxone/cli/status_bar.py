@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mlxone.cli.live import Line
-from mlxone.cli.sizes import in_words
+from mlxone.cli.sizes import in_words, share_in_words
 from mlxone.cli.table import display_width, shortened
 from mlxone.cli.terminal import one_line
 
@@ -84,18 +84,13 @@ def _memory(figures: Figures) -> str:
     # Weights may wait on the disk for the first request; their place is taken all the same.
     taken = max(figures.memory.active_bytes, figures.admission.weights_bytes)
     usable = figures.admission.usable_bytes
-    return f"memory {_of(taken, usable) if usable else in_words(taken)}"
+    return f"memory {share_in_words(taken, usable) if usable else in_words(taken)}"
 
 
 def _prompts(cache: CacheFigures) -> str:
     asked = cache.hits + cache.misses
     hits = f" ({100 * cache.hits // asked} % hits)" if asked else ""
-    return f"prompts {_of(cache.bytes, cache.max_bytes)}{hits}"
-
-
-def _of(part: int, whole: int) -> str:
-    """Both in GB: a number that changes its unit is hard to follow."""
-    return f"{part / 1e9:.2f} of {whole / 1e9:.1f} GB"
+    return f"prompts {share_in_words(cache.bytes, cache.max_bytes)}{hits}"
 
 
 def _fitted(parts: Sequence[Part], width: int) -> str:

@@ -146,4 +146,5 @@ EXIT_CODES: dict[int, str] = {
     MlxoneError.exit_code: "internal error (a bug of ours)",
     130: "interrupted with Ctrl-C",
     141: "the reader of our output went away",
+    143: "ended by SIGTERM; a server ends with 0 at the first and with this at the second",
 }

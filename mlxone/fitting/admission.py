@@ -93,6 +93,7 @@ class Admission:
         self._work = work or Work()
         self._elsewhere = elsewhere
         self._tickets: set[Ticket] = set()
+        self._longest_alone: dict[tuple[int, int], int] = {}  # by budget and rows: asked for at every look
         self._lock = lock or threading.RLock()
 
     def admit(self, prompt_tokens: int, max_tokens: int, rows: int = 1) -> Ticket | Refusal:
@@ -127,7 +128,12 @@ class Admission:
 
     def longest(self, rows: int = 1) -> int:
         """The longest context with nothing else in memory; 0 where not even the weights fit."""
-        return self._longest(rows, _Load(), 0)
+        key = self.budget, rows
+        known = self._longest_alone.get(key)
+        if known is None:
+            known = self._longest(rows, _Load(), 0)
+            self._longest_alone = {key: known}
+        return known
 
     @property
     def in_flight(self) -> int:

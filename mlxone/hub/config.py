@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import tomllib
 from pathlib import Path
 from typing import Any
 
 from mlxone.core.errors import StorageError, UsageError
+from mlxone.core.settings import SERVE_SETTINGS
 from mlxone.hub import places
+
+KNOWN = ("model", "model_dirs", "serve")
 
 
 def load_config() -> dict[str, Any]:
     """The file as it stands; no file is an empty one."""
     path = places.config_file()
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        found = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         return {}
     except (ValueError, RecursionError) as e:  # TOMLDecodeError and UnicodeDecodeError among them
         raise UsageError(f"{path}: {e}", hint="correct the file, or remove it") from e
     except OSError as e:
         raise StorageError(f"{path}: cannot be read: {e.strerror or e}") from e
+    for name in found:
+        if name not in KNOWN:  # a key under a misspelled [serve] would guard nothing
+            raise UsageError(
+                f"{path}: there is no {name!r}, only {', '.join(KNOWN[:-1])} and the table [{KNOWN[-1]}]",
+                hint=_meant(name),
+            )
+    return found
 
 
 def text_setting(key: str) -> str | None:
@@ -49,3 +60,10 @@ def table_setting(key: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UsageError(f"{places.config_file()}: {key} must be a table, as under [{key}], not {value!r}")
     return value
+
+
+def _meant(name: str) -> str:
+    if name.replace("-", "_") in {setting.name for setting in SERVE_SETTINGS}:
+        return "what the server is set to stands under [serve]"
+    near = difflib.get_close_matches(name.replace("-", "_"), KNOWN, n=1)
+    return f"did you mean {near[0]}?" if near else ""

@@ -26,15 +26,18 @@ from mlxone.kv.state import LayerState, ModelState
 # and an old text goes from its end, so many tokens at a time, and not all at once.
 RUN = 512
 
+# A beginning that is worth being called a hit: nearly every text of a model begins with the same token.
+WORTH, SHARE = 16, 0.5  # tokens, or this share of the text
+
 
 @dataclass(frozen=True, slots=True)
 class PrefixFigures:
     entries: int  # texts that are not the beginning of another one
     bytes: int
     max_bytes: int
-    hits: int
+    hits: int  # questions that had `WORTH` of their beginning from here; the others are misses
     misses: int
-    hit_tokens: int
+    hit_tokens: int  # tokens of hits
 
 
 class PrefixStore:
@@ -68,8 +71,11 @@ class PrefixStore:
                 return state
             state.layers = layers
             self._touch(checkpoint or path[-1])
-            self.hits += 1
-            self.hit_tokens += known
+            if known >= min(WORTH, SHARE * len(ids)):
+                self.hits += 1
+                self.hit_tokens += known
+            else:
+                self.misses += 1
             return state
 
     def put(self, namespace: str, tokens: Sequence[int], state: ModelState) -> bool:

@@ -106,6 +106,17 @@ class Block:
         return [*self.attention.arrays(), *self.feed_forward.arrays(), *norms]
 
 
+def new_state(spec: DecoderSpec) -> ModelState:
+    """Empty; takes no weights, so what a model's states can do is known without it."""
+    window = spec.window
+    return ModelState(
+        [
+            RotatingState(window) if layer.attention == "sliding" and window else PlainState()
+            for layer in spec.layers
+        ]
+    )
+
+
 class Decoder:
     def __init__(
         self,
@@ -127,13 +138,7 @@ class Decoder:
         self._in_memory = False
 
     def new_state(self) -> ModelState:
-        window = self.spec.window
-        return ModelState(
-            [
-                RotatingState(window) if layer.attention == "sliding" and window else PlainState()
-                for layer in self.spec.layers
-            ]
-        )
+        return new_state(self.spec)
 
     def hidden(
         self,

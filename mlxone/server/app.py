@@ -8,22 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 from collections.abc import Iterable
 
 from mlxone.core.errors import ShuttingDown
 from mlxone.server import cors
 from mlxone.server.answering import told
+from mlxone.server.errors import retry_after
 from mlxone.server.exchange import GONE, Exchange, Pace, Phase, Shared, Watched
 from mlxone.server.guard import Guard
-from mlxone.server.messages import Request, Response
+from mlxone.server.messages import ENDING, Request, Response
 from mlxone.server.openapi import document
 from mlxone.server.routes import ERRORS, ROUTES
 from mlxone.server.table import ErrorBody, Place, Route, Table
 from mlxone.service.context import Context
 
 NOWHERE, PACE = Place(), Pace()
-WAIT = (429, 503)  # come again later: `Retry-After` says when
 
 
 class App:
@@ -57,8 +56,8 @@ class App:
         try:
             extra = cors.headers(self.guard.admit(request))
             response = await self._answer(exchange, place, route)
-        except asyncio.CancelledError:
-            exchange.end(GONE)
+        except asyncio.CancelledError as cut:
+            self._cut_off(exchange, cut)
             raise
         except Exception as error:  # noqa: BLE001  the edge of one exchange: it answers, and the server goes on
             response = self._refuse(exchange, error, route.errors if route else ERRORS)
@@ -81,6 +80,7 @@ class App:
             raise self.table.unknown(request.path)
         if route is None:
             raise self.table.wrong_method(request.method, place)
+        exchange.ignores(f"?{name}" for name in sorted(request.query) if name not in route.asks)
         if not route.quick:
             await self._ready()
         return await route.handle(exchange)
@@ -99,11 +99,16 @@ class App:
         if self.shared.phase == "draining":
             raise ShuttingDown("the server is shutting down", hint="try again in a moment")
 
+    def _cut_off(self, exchange: Exchange, cut: asyncio.CancelledError) -> None:
+        """What the client gets is the loop's to say; here is what is written down of it."""
+        if cut.args == (ENDING,):
+            exchange.error = ShuttingDown(ENDING)
+        exchange.end(GONE if exchange.error is None else exchange.error.status)
+
     def _refuse(self, exchange: Exchange, error: Exception, errors: ErrorBody) -> Response:
         exchange.error = said = told(error, exchange.request.id)
         response = Response(said.status, errors(said, exchange.request.id))
         if said.status == 401:
             response.headers.append(("www-authenticate", "Bearer"))
-        if said.status in WAIT:
-            response.headers.append(("retry-after", str(math.ceil(getattr(said, "retry_after", 1.0)))))
+        response.headers += retry_after(said)
         return response

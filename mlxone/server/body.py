@@ -7,27 +7,31 @@ import math
 
 import h11
 
-from mlxone.server.connection import Connection
-from mlxone.server.errors import HttpError, TooLarge
+from mlxone.server.connection import Common, Connection
+from mlxone.server.errors import HttpError, TooLarge, TooManyBodies
 from mlxone.server.gate import Chunked, Counted, malformed
-from mlxone.server.limits import Limits
 
 _SKIP = 65_536  # of a body that nobody reads: a longer one is not worth keeping the connection for
 
 
 class Incoming:
-    __slots__ = ("_data", "_error", "_gate", "_limit", "_patience", "_protocol", "_size", "_wire", "complete")
+    __slots__ = (
+        *("_common", "_data", "_error", "_gate", "_held", "_limit", "_patience", "_protocol", "_size"),
+        *("_wire", "complete"),
+    )
 
     def __init__(
-        self, wire: Connection, protocol: h11.Connection, gate: Counted | Chunked, limits: Limits
+        self, wire: Connection, protocol: h11.Connection, gate: Counted | Chunked, common: Common
     ) -> None:
         self._wire = wire
         self._protocol = protocol
         self._gate = gate
-        self._limit = limits.body_bytes
-        self._patience = limits.read_seconds
+        self._common = common
+        self._limit = common.limits.body_bytes
+        self._patience = common.limits.read_seconds
         self._data: bytearray | bytes | None = bytearray()  # None: nobody will read it
         self._size = 0
+        self._held = 0  # bytes, as the server counts those of all bodies
         self._error: HttpError | None = None
         self.complete = False
         if gate.left == 0:
@@ -43,7 +47,7 @@ class Incoming:
 
     def over(self) -> bool:
         """Nobody will read it from here on. Whether another request may follow on the connection."""
-        self._data = None
+        self.release()
         self._limit = self._size + _SKIP
         if self.complete:
             return True
@@ -54,6 +58,11 @@ class Incoming:
         except HttpError:
             return False
         return self.complete or (self._gate.left is not None and self._gate.left <= _SKIP)
+
+    def release(self) -> None:
+        self._data = None
+        self._common.body_bytes -= self._held
+        self._held = 0
 
     async def skip(self) -> None:
         """The rest that nobody read, if `over` found it small."""
@@ -108,14 +117,23 @@ class Incoming:
                     self._check(len(event.data))
                     self._size += len(event.data)
                     if self._data is not None:
+                        self._hold(len(event.data))
                         self._data += event.data
                 elif type(event) is h11.EndOfMessage:
                     self.complete = True
+                    self._wire.all_came()
                     return
                 else:
                     return
         except h11.RemoteProtocolError as error:
             raise malformed(error) from None
+
+    def _hold(self, coming: int) -> None:
+        common = self._common
+        if common.body_bytes + coming > common.limits.all_body_bytes:
+            raise TooManyBodies("too many large requests are being read at once", hint="try again later")
+        self._held += coming
+        common.body_bytes += coming
 
     def _check(self, coming: int) -> None:
         if self._size + coming > self._limit:

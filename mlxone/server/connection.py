@@ -17,6 +17,7 @@ from typing import Any, cast
 
 from mlxone.server.errors import TooSlow
 from mlxone.server.limits import Limits
+from mlxone.server.messages import ENDING
 from mlxone.server.outflow import Outflow
 
 log = logging.getLogger(__name__)
@@ -31,12 +32,13 @@ class Common:
     """What all connections of a server share."""
 
     limits: Limits
-    too_many: bytes  # the whole answer to a connection beyond the limit
+    too_many: Callable[[str], bytes]  # the whole answer to a peer's connection beyond the limit
     clock: Callable[[], float] = time.monotonic
     connections: set[Connection] = field(default_factory=set)
     refused: set[Connection] = field(default_factory=set)  # those of them that are only being told so
     empty: asyncio.Event = field(default_factory=asyncio.Event)
     stopping: bool = False
+    body_bytes: int = 0  # that came, of all connections, and are not answered yet
 
 
 Talk = Callable[["Connection"], Coroutine[Any, Any, bool]]
@@ -45,7 +47,7 @@ Talk = Callable[["Connection"], Coroutine[Any, Any, bool]]
 
 class Connection(asyncio.Protocol):
     __slots__ = (
-        *("_common", "_discard", "_lost", "_room", "_talk", "_task", "_transport", "_waiter"),
+        *("_all_came", "_common", "_discard", "_lost", "_room", "_talk", "_task", "_transport", "_waiter"),
         *("after_end", "deadline", "ended", "gone", "idle", "inbox", "out", "peer"),
     )
 
@@ -55,6 +57,7 @@ class Connection(asyncio.Protocol):
         self._room = common.limits.header_bytes  # a head always fits; bodies are taken as they come
         self._discard: int | None = None  # how many more bytes to throw away, once all is said
         self._lost = False
+        self._all_came = False  # of the present request: what comes is of another one
         self._task: asyncio.Task[None] | None = None
         self._waiter: asyncio.Future[None] | None = None
         self.inbox = bytearray()  # came, and was not looked at
@@ -80,7 +83,7 @@ class Connection(asyncio.Protocol):
             self._task = asyncio.get_running_loop().create_task(self._live())
         elif len(common.refused) < limits.connections and not common.stopping:
             common.refused.add(self)
-            self.out.write(common.too_many)
+            self.out.write(common.too_many(self.peer))
             self._linger()
         else:
             self._transport.abort()  # not even a refusal may cost without limit
@@ -93,6 +96,9 @@ class Connection(asyncio.Protocol):
             return
         self.inbox += data
         if len(self.inbox) > self._room:
+            if self._all_came:
+                self.abort()  # were reading paused now, nobody would notice that the client left
+                return
             self._transport.pause_reading()
         self._wake()
 
@@ -128,6 +134,16 @@ class Connection(asyncio.Protocol):
             await self._waiter
         finally:
             self._waiter = None
+
+    def all_came(self) -> None:
+        """Of the present request. From here on only the client's end is waited for, so reading goes on."""
+        self._all_came = True
+        self._transport.resume_reading()
+
+    def next_request(self) -> None:
+        self._all_came = False
+        if len(self.inbox) > self._room:
+            self._transport.pause_reading()
 
     def allow(self, seconds: float) -> None:
         self.deadline = self._common.clock() + seconds
@@ -169,7 +185,7 @@ class Connection(asyncio.Protocol):
         if self._task is None or self._task.done():
             self._transport.abort()
         elif not self.gone:
-            self._task.cancel()
+            self._task.cancel(ENDING)
 
     def abort(self) -> None:
         self._transport.abort()

@@ -12,8 +12,7 @@ import asyncio
 import logging
 import math
 import re
-import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 
 import h11
 
@@ -24,13 +23,11 @@ from mlxone.server.compress import packed
 from mlxone.server.connection import Common, Connection
 from mlxone.server.errors import HttpError, TooSlow
 from mlxone.server.gate import HeadGate, framing, malformed
-from mlxone.server.messages import Handler, Headers, Request, Response
+from mlxone.server.messages import ENDING, Handler, Headers, Request, Response
+from mlxone.server.refusals import Refusals, new_id
 from mlxone.server.target import read_target
 
 log = logging.getLogger(__name__)
-
-Malformed = Callable[[MlxoneError], bytes]
-"""The JSON body for what goes wrong before, or without, the handler."""
 
 _SAFE = (b"GET", b"HEAD", b"OPTIONS")
 _AT_HAND = 2.0  # seconds in which their answers are there
@@ -40,19 +37,19 @@ _id = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
 class Conversation:
     __slots__ = (
-        *("_common", "_gate", "_handler", "_malformed", "_name", "_protocol", "_wire"),
+        *("_common", "_gate", "_handler", "_name", "_protocol", "_refusals", "_wire"),
         *("_bodiless", "_id"),
     )
 
     def __init__(
-        self, wire: Connection, common: Common, handler: Handler, name: bytes, malformed: Malformed
+        self, wire: Connection, common: Common, handler: Handler, name: bytes, refusals: Refusals
     ) -> None:
         limits = common.limits
         self._wire = wire
         self._common = common
         self._handler = handler
         self._name = name
-        self._malformed = malformed
+        self._refusals = refusals
         self._gate = HeadGate(limits.header_bytes)
         self._protocol = h11.Connection(h11.SERVER, max_incomplete_event_size=limits.header_bytes)
         self._id = ""  # of the present request
@@ -65,6 +62,7 @@ class Conversation:
                 if not await self._exchange(asked):
                     return self._protocol.their_state is h11.SEND_BODY or bool(self._wire.inbox)
                 self._protocol.start_next_cycle()
+                self._wire.next_request()
                 if self._wire.out.full:
                     # A client that asks much and reads nothing gets no further answers made.
                     await self._wire.out.drain()
@@ -109,12 +107,17 @@ class Conversation:
 
     async def _exchange(self, asked: h11.Request) -> bool:
         """One request and its answer. Whether another may follow."""
-        limits = self._common.limits
         headers = tuple(asked.headers)
         self._id, self._bodiless = _id_of(headers), asked.method == b"HEAD"
-        body = Incoming(self._wire, self._protocol, framing(asked), limits)
-        request = self._request(asked, headers, body)
-        self._wire.watch(_AT_HAND if asked.method in _SAFE else 0)
+        body = Incoming(self._wire, self._protocol, framing(asked), self._common)
+        try:
+            request = self._request(asked, headers, body)
+            self._wire.watch(_AT_HAND if asked.method in _SAFE else 0)
+            return await self._answer(request, body)
+        finally:
+            body.release()
+
+    async def _answer(self, request: Request, body: Incoming) -> bool:
         response = await self._ask(request)
         try:
             return await self._deliver(response, request, body)
@@ -142,7 +145,7 @@ class Conversation:
                 raise
             # By the server's end, not by the client's: there is somebody to tell.
             task.uncancel()
-            return self._failure(ShuttingDown("the server is shutting down"))
+            return self._failure(ShuttingDown(ENDING))
         except Exception:  # noqa: BLE001  the boundary of one request; it is logged
             return self._bug(request)
 
@@ -151,7 +154,7 @@ class Conversation:
         return self._failure(MlxoneError("an internal error; the server's log says more"))
 
     def _failure(self, error: MlxoneError) -> Response:
-        return Response(error.status, self._malformed(error))
+        return self._refusals.response(error, self._id)
 
     async def _deliver(self, response: Response, request: Request, body: Incoming) -> bool:
         if self._wire.gone:
@@ -228,12 +231,12 @@ class Conversation:
         """What is no request, or came too slowly. Nothing can follow on this connection."""
         if self._wire.gone or self._protocol.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
             return
-        body = self._malformed(error)
-        said = reply.head(Response(error.status, body), self._name, self._id or new_id(), close=True)
-        pieces = [self._protocol.send(said)]
-        if not self._bodiless:
-            pieces.append(self._protocol.send(h11.Data(data=body)))
-        self._wire.out.write(b"".join(pieces))
+        self._id = self._id or new_id()
+        self._refusals.note(error, self._id, self._wire.peer)
+        response = self._failure(error)
+        self._wire.out.write(
+            reply.last(self._protocol, response, self._name, self._id, bodiless=self._bodiless)
+        )
 
 
 def _id_of(headers: Headers) -> str:
@@ -242,10 +245,6 @@ def _id_of(headers: Headers) -> str:
         if name == b"x-request-id" and _id.fullmatch(value):
             return value.decode("ascii")
     return new_id()
-
-
-def new_id() -> str:
-    return secrets.token_hex(8)
 
 
 async def _release(response: Response) -> None:

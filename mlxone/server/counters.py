@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 
+REFUSED = "(refused)"  # in place of a route
+
 
 def _none() -> int:
     return 0
@@ -14,7 +16,7 @@ class Counters:
     """Written and read on the event loop; a look from another thread may be one request late."""
 
     def __init__(self) -> None:
-        self.requests: Counter[tuple[str, int]] = Counter()  # (route's path, status) -> how many have ended
+        self.requests: Counter[tuple[str, int]] = Counter()  # (route, status) -> how many have ended
         self.in_flight = 0
         self.connections: Callable[[], int] = _none  # that are open now
 
@@ -24,6 +26,10 @@ class Counters:
 
     def began(self) -> None:
         self.in_flight += 1
+
+    def refused(self, status: int) -> None:
+        """What got no further than the loop."""
+        self.requests[REFUSED, status] += 1
 
     def ended(self, route: str, status: int) -> None:
         self.in_flight -= 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from mlxone.core.errors import MlxoneError
 
 
@@ -9,6 +11,15 @@ class HttpError(MlxoneError):
     """A request that cannot be taken as it came."""
 
     code, exit_code, status = "bad_request", 13, 400
+
+
+WAIT = (429, 503)
+
+
+def retry_after(error: MlxoneError) -> list[tuple[str, str]]:
+    """The header that says when one may come again, where one may."""
+    seconds = getattr(error, "retry_after", 1.0)
+    return [("retry-after", str(math.ceil(seconds)))] if error.status in WAIT else []
 
 
 class Unauthorized(HttpError):
@@ -59,3 +70,7 @@ class UnknownCoding(HttpError):
 
 class TooManyConnections(HttpError):
     code, status = "too_many_connections", 503
+
+
+class TooManyBodies(HttpError):
+    code, status = "too_many_bodies", 503

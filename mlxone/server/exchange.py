@@ -6,11 +6,13 @@ bodies nor queries nor headers: no prompt and no key can be in it.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from itertools import islice
+from typing import Any, Literal, TypeVar
 
 from mlxone.core.errors import MlxoneError
 from mlxone.core.words import Stats
@@ -21,9 +23,12 @@ from mlxone.service.context import Context
 
 log = logging.getLogger("mlxone.server.requests")
 
+T = TypeVar("T")
 Phase = Literal["starting", "ok", "draining"]
 GONE = 499  # in the log and the counters only: nobody was left to be told
+LONG = 200_000  # bytes of a body that are read beside the event loop: others are being answered there
 _SHOWN = 200
+_NAMED = 50  # fields without a meaning that are named
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,19 +90,25 @@ class Exchange:
         self._over = False
         shared.counters.began()
 
-    async def body(self) -> bytes:
-        """JSON, or what says nothing of itself. A web page can send other types without being asked."""
+    async def body(self, parse: Callable[[bytes], T]) -> T:
+        """What a codec makes of it: JSON, or what says nothing of itself.
+
+        A web page can send other types without being asked.
+        """
         kind = self.request.header(b"content-type")
         if kind is not None and not _is_json(kind):
             raise WrongMedia(
                 f"the body has to be application/json, not {kind[:_SHOWN]!r}",
                 hint="send `Content-Type: application/json`",
             )
-        return await self.request.read()
+        body = await self.request.read()
+        return parse(body) if len(body) < LONG else await asyncio.to_thread(parse, body)
 
     def ignores(self, fields: Iterable[str]) -> None:
         """What a client gave and nothing heeds: the one place that says so."""
-        for path in fields:
+        if not log.isEnabledFor(logging.DEBUG):
+            return
+        for path in islice(fields, _NAMED):
             log.debug("%s gave %s, which means nothing here", self.request.id, _printable(path))
 
     def spend(self, stats: Stats, *, shares_prompt: bool) -> None:
@@ -156,11 +167,10 @@ class Watched:
 
 
 def _is_json(content_type: str) -> bool:
-    kind, _, rest = content_type.lower().partition(";")
-    name, _, charset = rest.strip().partition("=")
-    return kind.strip() == "application/json" and (
-        name != "charset" or charset.strip('"') in ("utf-8", "utf8")
-    )
+    kind, *parameters = content_type.lower().split(";")
+    pairs = (parameter.partition("=") for parameter in parameters)
+    charsets = [value.strip().strip('"') for name, _, value in pairs if name.strip() == "charset"]
+    return kind.strip() == "application/json" and set(charsets) <= {"utf-8", "utf8"}
 
 
 def _line(fields: dict[str, Any]) -> str:

@@ -8,29 +8,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import socket
 import time
 from collections.abc import Callable
 
-from mlxone.core.errors import MlxoneError
+import h11
+
 from mlxone.server import listening, reply
 from mlxone.server.connection import Common, Connection
-from mlxone.server.conversation import Conversation, Malformed
+from mlxone.server.conversation import Conversation
 from mlxone.server.errors import TooManyConnections
 from mlxone.server.limits import Limits
 from mlxone.server.messages import Handler
+from mlxone.server.refusals import Malformed, Refusals, new_id, uncounted
 
 _BACKLOG = 1024
 _LAST_WORDS = 1.0  # seconds for what was cancelled to say so
+_FILES = 256  # that may be open beside connections
 _COARSEST = 1.0  # seconds between two looks at everybody's patience
-
-
-def plain_error(error: MlxoneError) -> bytes:
-    kind = "invalid_request_error" if error.status < 500 else "server_error"
-    said = {"message": str(error), "type": kind, "code": error.code, "param": error.param}
-    return json.dumps({"error": said}).encode()
 
 
 class HttpServer:
@@ -40,15 +36,15 @@ class HttpServer:
         *,
         limits: Limits,
         server_name: str,
-        malformed: Malformed = plain_error,
+        malformed: Malformed,
+        refused: Callable[[int], None] = uncounted,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`malformed` says what the loop itself refuses, `refused` counts it by its status."""
         self._name = server_name.encode("latin-1")
         self._handler = handler
-        self._malformed = malformed
-        error = TooManyConnections("too many connections", hint="close some, or try again later")
-        refusal = reply.refusal(error.status, malformed(error), self._name)
-        self._common = Common(limits, refusal, clock)
+        self._refusals = Refusals(malformed, refused)
+        self._common = Common(limits, self._too_many, clock)
         self._common.empty.set()
         self._listeners: list[asyncio.Server] = []
         self._addresses: list[str] = []
@@ -71,10 +67,15 @@ class HttpServer:
             self._paths[uds] = listening.inode(uds)
         else:
             sockets = await listening.tcp_sockets(host or "127.0.0.1", port)
+        listening.allow_open_files(_FILES + 2 * self._common.limits.connections)
         loop = asyncio.get_running_loop()
         for each in sockets:
             self._addresses.append(listening.address(each))
-            self._listeners.append(await loop.create_server(self.connection, sock=each, backlog=_BACKLOG))
+            listener = await loop.create_server(
+                self.connection, sock=each, backlog=_BACKLOG, start_serving=False
+            )
+            self._listeners.append(listener)  # known before it begins, so that no cancellation can lose it
+            await listener.start_serving()
         if self._tick is None:
             self._look()
 
@@ -115,8 +116,15 @@ class HttpServer:
         return Connection(self._common, self._talk)
 
     async def _talk(self, connection: Connection) -> bool:
-        talk = Conversation(connection, self._common, self._handler, self._name, self._malformed)
+        talk = Conversation(connection, self._common, self._handler, self._name, self._refusals)
         return await talk.run()
+
+    def _too_many(self, peer: str) -> bytes:
+        error = TooManyConnections("too many connections", hint="close some, or try again later")
+        id = new_id()
+        self._refusals.note(error, id, peer)
+        response = self._refusals.response(error, id)
+        return reply.last(h11.Connection(h11.SERVER), response, self._name, id)
 
     def _look(self) -> None:
         """One timer for all connections: arming one for each request would cost more than it is worth."""

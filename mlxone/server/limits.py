@@ -9,6 +9,7 @@ from dataclasses import dataclass
 class Limits:
     header_bytes: int = 65_536  # request line and headers together
     body_bytes: int = 32_000_000
+    all_body_bytes: int = 256_000_000  # of bodies that came and are not answered yet, of all connections
     connections: int = 2_000
     idle_seconds: float = 120.0  # between two requests of a connection
     read_seconds: float = 30.0  # for the headers, and for each further piece of a body

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 import socket
@@ -12,6 +13,19 @@ from pathlib import Path
 from mlxone.core.errors import UsageError
 
 _NOT_HERE = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)  # a name's IPv6 address on a machine without IPv6
+
+
+def allow_open_files(wanted: int) -> None:
+    """Each connection is one; systems often allow 1,024 or fewer until somebody asks for more."""
+    try:
+        import resource
+    except ImportError:  # not Unix
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        with contextlib.suppress(OSError, ValueError):  # a sandbox may forbid it: then fewer can connect
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 async def tcp_sockets(host: str, port: int) -> list[socket.socket]:

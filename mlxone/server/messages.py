@@ -37,3 +37,6 @@ class Response:
 
 
 Handler = Callable[[Request], Awaitable[Response]]
+"""Cancelled when the client is gone, or, with `ENDING`, when the server ends: then the client gets a 503."""
+
+ENDING = "the server is shutting down"

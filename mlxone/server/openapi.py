@@ -1,6 +1,7 @@
 """The OpenAPI document of a table of routes and the codecs' own wire types: it cannot say anything else.
 
-Answers are described by media type only; what they hold is each dialect's own.
+Errors and small answers are described in full, the others by media type only: what they hold is each
+dialect's own.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from mlxone import __version__
 from mlxone.server.table import JSON, V1, Route
 
 Value = dict[str, Any]
+Schemas = dict[type[msgspec.Struct] | None, Value]
 
 _REFUSED = {"4XX": "The request cannot be honoured.", "5XX": "The server cannot answer, now or at all."}
 _IN_PATH = re.compile(r"{(\w+)}")
@@ -27,13 +29,13 @@ _KEYS: Value = {
 
 @lru_cache(maxsize=4)
 def document(routes: tuple[Route, ...]) -> bytes:
-    structs = [route.takes for route in routes if route.takes is not None]
-    schemas, components = msgspec.json.schema_components(structs, ref_template="#/components/schemas/{name}")
-    bodies = dict(zip(structs, schemas, strict=True))
+    named = {kind for route in routes for kind in (route.takes, route.answer, route.fails) if kind}
+    structs = sorted(named, key=lambda kind: kind.__name__)
+    found, components = msgspec.json.schema_components(structs, ref_template="#/components/schemas/{name}")
+    schemas: Schemas = dict(zip(structs, found, strict=True))
     paths: Value = {}
     for route in routes:
-        body = None if route.takes is None else bodies[route.takes]
-        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, body)
+        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, schemas)
     return msgspec.json.encode(
         {
             "openapi": "3.1.0",
@@ -41,22 +43,24 @@ def document(routes: tuple[Route, ...]) -> bytes:
             "servers": [{"url": V1}, {"url": "/", "description": "The same without the prefix."}],
             "security": [{}, *({name: []} for name in _KEYS)],  # a server may ask for a key
             "paths": paths,
-            "components": {"schemas": components, "securitySchemes": _KEYS, "responses": _refusals()},
+            "components": {"schemas": components, "securitySchemes": _KEYS},
         }
     )
 
 
-def _operation(route: Route, body: Value | None) -> Value:
+def _operation(route: Route, schemas: Schemas) -> Value:
     operation: Value = {
         "operationId": "_".join([route.method.lower(), *re.findall(r"\w+", route.path)]),
         "summary": route.summary,
-        "responses": {"200": {"description": "The answer.", "content": _content(route.gives)}}
-        | {status: {"$ref": f"#/components/responses/{status}"} for status in _REFUSED},
+        "responses": {
+            "200": _response("The answer.", route.gives, schemas.get(route.answer)),
+            **{status: _response(why, (JSON,), schemas[route.fails]) for status, why in _REFUSED.items()},
+        },
     }
     if parameters := [*_parameters("path", _IN_PATH.findall(route.path)), *_parameters("query", route.asks)]:
         operation["parameters"] = parameters
-    if body is not None:
-        operation["requestBody"] = {"required": True, "content": {JSON: {"schema": body}}}
+    if route.takes is not None:
+        operation["requestBody"] = {"required": True, "content": {JSON: {"schema": schemas[route.takes]}}}
     if route.open:
         operation["security"] = []
     return operation
@@ -72,12 +76,7 @@ def _parameters(place: str, names: Sequence[str]) -> Iterable[Value]:
         }
 
 
-def _content(media_types: Iterable[str]) -> Value:
-    return {name: {"schema": {"type": "object"}} if name == JSON else {} for name in media_types}
-
-
-def _refusals() -> Value:
-    return {
-        status: {"description": description, "content": _content([JSON])}
-        for status, description in _REFUSED.items()
-    }
+def _response(description: str, media_types: Iterable[str], schema: Value | None) -> Value:
+    schema = schema or {"type": "object"}
+    content = {name: {"schema": schema} if name == JSON else {} for name in media_types}
+    return {"description": description, "content": content}

@@ -42,12 +42,13 @@ def head(response: Response, server: bytes, request_id: str, close: bool) -> h11
     return h11.Response(status_code=response.status, headers=headers, reason=reason)
 
 
-def refusal(status: int, body: bytes, server: bytes) -> bytes:
-    """The whole answer to a connection that is turned away; without a date, so that it can be made once."""
-    return b"HTTP/1.1 %d %s\r\nserver: %s\r\ncontent-type: application/json\r\ncontent-length: %d\r\n" % (
-        *(status, _REASONS.get(status, b""), server),
-        len(body),
-    ) + (b"connection: close\r\n\r\n" + body)
+def last(
+    talk: h11.Connection, response: Response, server: bytes, request_id: str, *, bodiless: bool = False
+) -> bytes:
+    """All that is said to who is turned away."""
+    assert isinstance(response.body, bytes)
+    said = talk.send(head(response, server, request_id, close=True))
+    return said if bodiless else said + talk.send(h11.Data(data=response.body))
 
 
 @lru_cache(maxsize=2)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -17,11 +17,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from mlxone import __version__
-from mlxone.core.errors import MlxoneError, UsageError
+from mlxone.core.errors import ShuttingDown, UsageError
 from mlxone.server.app import App
 from mlxone.server.guard import Guard, is_loopback
 from mlxone.server.http import HttpServer
 from mlxone.server.limits import Limits
+from mlxone.server.messages import ENDING
 from mlxone.server.routes import ERRORS
 from mlxone.service.context import Context
 
@@ -70,18 +71,27 @@ class Serving:
         return urlsplit(self.url).port
 
     async def start(self) -> None:
-        """Listens, then makes the context ready. Requests that come in between wait."""
+        """Listens, then makes the context ready. Requests that come in between wait.
+
+        Stopped meanwhile it raises a ShuttingDown.
+        """
         if self._used:
             raise UsageError("a server starts only once", hint="make another one with a context of its own")
-        self._used = True
-        await self._listen()
-        self._running = True
+        self._used = self._running = True
         try:
+            await self._listen()
+            self._check_running()
             await self.context.start()
+            self._check_running()
         except BaseException:
-            await self._end(0.0)
+            # The context is closed by who stopped us; where we could not listen it was not touched.
+            await (self._end(0.0) if self._running else self._http.close(0.0))
             raise
         self._app.enter("ok")
+
+    def _check_running(self) -> None:
+        if not self._running:
+            raise ShuttingDown(ENDING)
 
     async def stop(self) -> None:
         """Takes nothing new, lets what runs finish for the grace, then ends the rest."""
@@ -89,9 +99,18 @@ class Serving:
             await self._end(self._grace)
 
     async def serve_forever(self, *, stop: asyncio.Event) -> None:
-        """Starts, waits for the event, stops."""
-        async with self:
-            await stop.wait()
+        """Starts, waits for the event, stops. Told while it starts, it does not wait for the models."""
+        starting, told = asyncio.create_task(self.start()), asyncio.create_task(stop.wait())
+        try:
+            await asyncio.wait({starting, told}, return_when=asyncio.FIRST_COMPLETED)
+            if starting.done():
+                await starting
+                await told
+        finally:
+            for task in (starting, told):
+                task.cancel()
+            await asyncio.wait({starting, told})
+            await self.stop()
 
     async def __aenter__(self) -> Serving:
         await self.start()
@@ -113,8 +132,11 @@ class Serving:
     async def _listen(self) -> None:
         try:
             await self._http.listen(**self._address.arguments())
+        except UsageError:
+            self._running = False
+            raise
         except OSError as error:  # taken by another between our look and our listening
-            await self._http.close(0.0)
+            self._running = False
             raise UsageError(f"cannot listen on {self._address}: {error.strerror or error}") from None
         if self._address.uds is not None:
             return
@@ -122,7 +144,11 @@ class Serving:
         if all(is_loopback(urlsplit(address).hostname or "") for address in self._http.addresses):
             self._app.guard.checks_host = True
         elif not self._app.guard.needs_key:
-            log.warning("%s can be reached from other machines and asks nobody for a key", self._address)
+            log.warning(
+                "%s can be reached from other machines and asks nobody for a key: give --api-key (api_keys),"
+                " and --allowed-hosts (allowed_hosts) with the names it goes by",
+                self._address,
+            )
 
     async def _end(self, grace: float) -> None:
         self._running = False
@@ -187,18 +213,9 @@ def create_server(
     `async with` it inside an asyncio program; a plain `with` runs it on a thread of its own. `port=0` takes a
     free one, `uds` is a socket file instead. `grace` is how many seconds answers may go on at the end.
     """
+    _check(host=host, port=port, uds=uds, limits=limits, grace=grace)
+    _check_texts(api_keys=api_keys, allowed_origins=allowed_origins, allowed_hosts=allowed_hosts)
     address = Address(host, port, uds)
-    for name, given in (
-        ("api_keys", api_keys),
-        ("allowed_origins", allowed_origins),
-        ("allowed_hosts", allowed_hosts),
-    ):
-        if isinstance(given, str):  # else each of its letters would be one
-            raise UsageError(f"{name} is a list of texts, not one text")
-    if not 0 <= port <= 65_535:
-        raise UsageError(f"port must be between 0 and 65535, not {port}")
-    if not grace >= 0:
-        raise UsageError(f"grace must be at least 0, not {grace}")
     guard = Guard(
         api_keys=api_keys,
         origins=allowed_origins,
@@ -208,14 +225,40 @@ def create_server(
     )
     app = App(context, guard=guard)
     http = HttpServer(
-        app, limits=limits or Limits(), server_name=f"mlxone/{__version__}", malformed=_malformed
+        app,
+        limits=limits or Limits(),
+        server_name=f"mlxone/{__version__}",
+        malformed=ERRORS,
+        refused=app.shared.counters.refused,
     )
     return Serving(app, http, address, grace=grace)
 
 
-def _malformed(error: MlxoneError) -> bytes:
-    """What is said of bytes that are no request at all: they have no id yet."""
-    return ERRORS(error, "")
+def _check(*, host: object, port: object, uds: object, limits: object, grace: object) -> None:
+    if not isinstance(host, str):
+        raise UsageError(f"host is a text, not {host!r}")
+    if not isinstance(port, int) or isinstance(port, bool):
+        raise UsageError(f"port is a whole number, not {port!r}")
+    if not 0 <= port <= 65_535:
+        raise UsageError(f"port must be between 0 and 65535, not {port}")
+    if not isinstance(uds, str | None):
+        raise UsageError(f"uds is a path as text, not {uds!r}")
+    if not isinstance(limits, Limits | None):
+        raise UsageError(f"limits are mlxone.server.limits.Limits, not {limits!r}")
+    if not isinstance(grace, int | float) or isinstance(grace, bool):
+        raise UsageError(f"grace is a number of seconds, not {grace!r}")
+    if not grace >= 0:
+        raise UsageError(f"grace must be at least 0, not {grace}")
+
+
+def _check_texts(**lists: object) -> None:
+    """What they hold is not repeated: it may be a key."""
+    for name, given in lists.items():
+        # One text would be a list of its letters.
+        if isinstance(given, str) or not isinstance(given, Collection):
+            raise UsageError(f"{name} is a list of texts, not one value")
+        if not all(isinstance(each, str) for each in given):
+            raise UsageError(f"{name} is a list of texts, and something else is in it")
 
 
 def _for_clients(address: str) -> str:

@@ -27,13 +27,15 @@ class Route:
     method: str
     path: str
     handle: Handle
-    errors: ErrorBody  # the dialect that its errors speak
+    errors: ErrorBody  # the dialect that its errors speak…
+    fails: type[msgspec.Struct]  # …and what they look like
     summary: str
     open: bool = False  # no key needed
     quick: bool = False  # never waits for a model: answered while one is loaded, logged at debug only
     takes: type[msgspec.Struct] | None = None  # the wire type of its body
     asks: tuple[str, ...] = ()  # what may stand in its query
     gives: tuple[str, ...] = (JSON,)  # media types of its answers
+    answer: type[msgspec.Struct] | None = None  # the wire type of what it gives, where it is a small one
 
 
 @dataclass(frozen=True, slots=True)

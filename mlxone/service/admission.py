@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -150,7 +151,7 @@ class Ledger:
         with self._lock:
             self._measured_at = time.monotonic()
             own = self.promised_bytes
-            self.budget = _budget(machine, self.memory_budget, own)
+            self.budget = _budget(_with_own(machine, own), self.memory_budget)
             for admission in self._known:
                 admission.budget = self.budget
             if self._known:
@@ -190,20 +191,20 @@ def check_possible(model: Model) -> None:
         )
     # Between what should be used and what there is, it is the user's own risk.
     most = max(machine.usable_bytes, needed)
-    limit_memory(model, most, most)
+    limit_memory(model.decoder, most, most)
 
 
-def _budget(machine: Machine, memory_budget: float | None, promised: int) -> int:
-    return min(within(machine, memory_budget).usable_bytes, _attainable(machine, promised))
+def _budget(machine: Machine, memory_budget: float | None) -> int:
+    return min(within(machine, memory_budget).usable_bytes, machine.usable_bytes, machine.free_now_bytes)
 
 
-def _attainable(machine: Machine, promised: int) -> int:
-    """What is free beside everybody else, with what was promised and is held already.
+def _with_own(machine: Machine, promised: int) -> Machine:
+    """Free for us is also what was promised and is held already.
 
-    More may be held in this process, by models that nobody asked us for. MLX's cache is anyone's.
+    More may be held in this process, by models that are not ours. MLX's cache is anyone's.
     """
     own = min(mx.get_active_memory(), promised) + mx.get_cache_memory()
-    return min(machine.usable_bytes, machine.free_now_bytes + own)
+    return replace(machine, free_now_bytes=machine.free_now_bytes + own)
 
 
 def _case(model: Model) -> tuple[Case, Machine]:

@@ -74,13 +74,16 @@ class Answers:
         """Ends an answer whose step takes longer than the operator allows."""
         if self._timeout is None:
             return
-        now = self._clock()
+        now, next_look = self._clock(), self._timeout
         for job in self._jobs:
-            if job.overdue(now, self._timeout):
+            left = job.time_left(now, self._timeout)
+            if left > 0:
+                next_look = min(next_look, left)
+            else:
                 late = TimedOut(f"no new token for {self._timeout:g} s", hint="try again, or ask for less")
                 self._mail.put(job.number, Failed(late))
         self._worker.wake()
-        self._watch(self._timeout / 2)
+        self._watch(next_look)
 
     def _watch(self, seconds: float | None) -> None:
         self._forget_timer()

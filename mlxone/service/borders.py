@@ -12,9 +12,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import takewhile
 
-from mlxone.core.errors import TemplateError
+from mlxone.core.errors import MlxoneError
 from mlxone.core.words import ChatRequest, Message
-from mlxone.models.spec import DecoderSpec
+from mlxone.models.decoder import new_state
 from mlxone.service.answer import render
 from mlxone.service.model import Model
 
@@ -26,15 +26,10 @@ def borders(model: Model, request: ChatRequest, ids: Sequence[int]) -> tuple[int
 
     A template may refuse to write a conversation that stops there: then there is no such border.
     """
-    if request.messages is None or keeps_every_token(model.decoder.spec):
+    if request.messages is None or new_state(model.decoder.spec).cuttable:
         return ()
     found = {_until(model, request, count, ids) for count in _places(request.messages)}
     return tuple(sorted(border for border in found if 0 < border < len(ids)))
-
-
-def keeps_every_token(spec: DecoderSpec) -> bool:
-    """Whether its layer states can go back to any beginning of what they hold."""
-    return all(layer.attention == "full" for layer in spec.layers)
 
 
 def _places(messages: Sequence[Message]) -> Iterator[int]:
@@ -48,11 +43,11 @@ def _until(model: Model, request: ChatRequest, count: int, ids: Sequence[int]) -
     """How many of the ids stand for the first messages alone."""
     if count == 0 or request.messages is None:
         return 0
-    values = {**request.template_kwargs, "add_generation_prompt": False}
+    values = {**request.template_kwargs, "add_generation_prompt": False, "continue_final_message": False}
     beginning = replace(request, messages=request.messages[:count], template_kwargs=values)
     try:
         text = render(model, beginning)
-    except TemplateError:
+    except MlxoneError:
         return 0
     pairs = zip(model.tokenizer.encode_rendered(text), ids, strict=False)
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))

@@ -35,11 +35,7 @@ class Offer:
     id: str
     path: Path
     card: ModelCard
-
-    @property
-    def key(self) -> str:
-        """The same for the same files, whatever they are called."""
-        return os.path.realpath(self.path)
+    key: str  # the same for the same files, whatever they are called
 
     @property
     def found(self) -> Found:
@@ -95,12 +91,12 @@ class Catalogue:
         return offers[meant[0]]
 
     def find(self, name: str | None) -> Offer:
-        self_named = self.at_hand(name)
-        if self_named is None and self.is_named:
+        known = self.at_hand(name)
+        if known is None and self.is_named:
             self.look()
-            self_named = self.at_hand(name)
-        if self_named is not None:
-            return self_named
+            known = self.at_hand(name)
+        if known is not None:
+            return known
         with self._lock:
             if not name:
                 self._default = self._default or self._usual()
@@ -164,7 +160,7 @@ def _offer(entry: Entry, id: str | None = None) -> Offer:
         problem=entry.problem or entry.support or None,
         capabilities=tuple(sorted(entry.capabilities)),
     )
-    return Offer(name, entry.path, card)
+    return Offer(name, entry.path, card, os.path.realpath(entry.path))
 
 
 def _created(path: Path) -> int:

@@ -8,7 +8,7 @@ from numbers import Integral
 from typing import Any
 
 from mlxone.core.errors import UsageError
-from mlxone.core.settings import BY_NAME, check
+from mlxone.core.settings import BY_NAME, Setting, check_value
 
 # Whole numbers that only the library knows, with the least they may be.
 LIBRARY_ONLY = {
@@ -27,13 +27,24 @@ def check_number(name: str, value: Any) -> None:
     """None means not given and passes. A bool is not a number here."""
     if value is None:
         return
-    whole = name in LIBRARY_ONLY or BY_NAME[name].kind is int
+    if name not in LIBRARY_ONLY:
+        check_setting(BY_NAME[name], value)
+        return
+    _check_kind(name, value, whole=True)
+    if not LIBRARY_ONLY[name] <= value < 2**31:
+        raise UsageError(f"{name} must be at least {LIBRARY_ONLY[name]} and below 2**31, not {value}")
+
+
+def check_setting(setting: Setting, value: Any) -> None:
+    """A number of the settings table."""
+    if value is not None:
+        _check_kind(setting.name, value, whole=setting.kind is int)
+        check_value(setting, value)
+
+
+def _check_kind(name: str, value: Any, *, whole: bool) -> None:
     if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
         raise UsageError(f"{name} must be a {'whole ' if whole else ''}number, not {str(value)[:60]!r}")
-    if name not in LIBRARY_ONLY:
-        check(name, value)
-    elif not LIBRARY_ONLY[name] <= value < 2**31:
-        raise UsageError(f"{name} must be at least {LIBRARY_ONLY[name]} and below 2**31, not {value}")
 
 
 def check_ids(ids: Iterable[int], vocab_size: int) -> None:

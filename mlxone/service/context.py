@@ -9,6 +9,7 @@ the threads come with `start`, or with the first question.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,14 +23,17 @@ from mlxone.core.errors import MlxoneError, NotPermitted, Overloaded, ShuttingDo
 from mlxone.core.words import Asked, Stats
 from mlxone.service.answers import Answers as Answers
 from mlxone.service.catalogue import Catalogue, Offer
-from mlxone.service.figures import AdmissionFigures, CacheFigures, Figures, ModelCard, Tally
+from mlxone.service.figures import CacheFigures, Figures, ModelCard, Tally
 from mlxone.service.mailbox import Mailbox
 from mlxone.service.options import Options
+from mlxone.service.snapshot import admission_figures, state_figures
 from mlxone.service.worker import Job, Worker
 
 if TYPE_CHECKING:
     from mlxone.service.preparing import Prepared
     from mlxone.service.shelf import Loaded, Shelf
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -65,11 +69,12 @@ class Context:
         self._owner, self._clock = owner, clock
         self._catalogue = Catalogue(models, folders)
         self._tally = Tally()
-        self._worker = Worker(chores=self._chores, clock=clock)
+        self._worker = Worker(chores=self._chores, last=self._put_all_away, clock=clock)
         self._pool: ThreadPoolExecutor | None = None
         self._shelf_made: Shelf | None = None
         self._open: dict[Answers, Offer] = {}  # accepted, and maybe not ended yet
         self._entering = 0  # answers whose requests are being prepared
+        self._starting: Future[None] | None = None
         self._started = self._closing = self._noting = False
         self._closed: Future[None] = Future()
         self._started_at = time.time()
@@ -82,8 +87,13 @@ class Context:
 
         Whatever comes of it, `close` is due afterwards.
         """
-        if not self._started:
-            await asyncio.wrap_future(self._in_pool(self._make_ready))
+        if self._started:
+            return
+        begun = self._starting
+        if begun is None or (begun.done() and begun.exception() is not None):
+            begun = self._starting = self._in_pool(self._make_ready)
+        # Shielded: whoever gives up waiting must not take it from the others.
+        await asyncio.shield(asyncio.wrap_future(begun))
 
     def start_now(self) -> None:
         """The same for a program that has no event loop yet."""
@@ -176,7 +186,8 @@ class Context:
             found,
             loaded=tuple(one.offer.id for one in shelf.in_memory),
             prompt_cache=CacheFigures(**asdict(kept)),
-            admission=_admission(shelf, self._last, self.options),
+            admission=admission_figures(shelf, self._last, self.options),
+            states=state_figures(shelf, self._last),
             memory=shelf.memory,
         )
 
@@ -187,10 +198,14 @@ class Context:
         self._check_open()
         if answers < 1:
             raise UsageError("a request needs a prompt and one choice at least")
-        waiting = self._worker.waiting + self._entering
-        if waiting >= self.options.queue and (waiting or self._worker.running):
+        waiting, queue = self._worker.waiting + self._entering, self.options.queue
+        if answers > max(queue, 1):  # it would be told to come again for ever
+            what = f"{answers} answers are asked for at once and {queue} may wait"
+            raise UsageError(what, hint="ask for fewer", param="n")
+        if waiting + answers > queue and (waiting or self._worker.running):
             error = Overloaded(
-                f"{waiting} answers are waiting and {self.options.queue} may", hint="try again later"
+                f"{waiting} answers are waiting and {queue} may: there is no room for {answers} more",
+                hint="try again later",
             )
             error.retry_after = min(LONGEST_WAIT, max(1.0, waiting * self._tally.seconds_per_answer))
             raise error
@@ -221,7 +236,9 @@ class Context:
             for choice in range(choices):
                 turn = AnswerTurn(prompt, one.choice(choice), self._tally, self._note)
                 jobs.append(Job(turn, mail, place * choices + choice))
-        answers = Answers(offer.id, mail, jobs, self._worker, timeout=self.options.timeout, clock=self._clock)
+        answers = Answers(
+            offer.id, mail, jobs, self._worker, timeout=self.options.timeout or None, clock=self._clock
+        )
         self._open = {held: its for held, its in self._open.items() if held.is_open}
         self._open[answers] = self._last = offer
         for job in jobs:
@@ -247,9 +264,7 @@ class Context:
 
     async def _loaded(self, name: str | None) -> Loaded:
         await self.start()
-        offer = self._at_hand(name)
-        if offer is None:
-            offer = await asyncio.wrap_future(self._in_pool(partial(self._catalogue.find, name)))
+        offer = await self._meant(name)
         loaded = self._shelf.at_hand(offer)
         if loaded is None:
             loaded = await asyncio.wrap_future(self._worker.call(partial(self._shelf.take, offer)))
@@ -265,7 +280,13 @@ class Context:
         if not self.options.allow_manage:
             raise NotPermitted("models may not be loaded or unloaded here", hint="start with --allow-manage")
         await self.start()
-        return await asyncio.wrap_future(self._in_pool(partial(self._catalogue.find, name)))
+        return await self._meant(name)
+
+    async def _meant(self, name: str | None) -> Offer:
+        found = self._at_hand(name)
+        if found is None:
+            found = await asyncio.wrap_future(self._in_pool(partial(self._catalogue.find, name)))
+        return found
 
     def _card(self, offer: Offer) -> ModelCard:
         shelf = self._shelf_made
@@ -289,7 +310,7 @@ class Context:
         self._worker.call(partial(self._load_named, offers if self._catalogue.is_named else [])).result()
         if self._catalogue.is_named:
             # Ready is who answers at once: the first model is waited for, the others follow on their own.
-            first, *others = [self._worker.call(partial(self._shelf.warm, offer)) for offer in offers]
+            first, *others = [self._worker.call(partial(self._warm, offer)) for offer in offers]
             first.result()
         self._started = True
 
@@ -298,19 +319,27 @@ class Context:
 
         self._shelf.ledger.measure()
         for offer in offers:
-            self._shelf.bring_in_if_room(offer)
-        for one in self._shelf.loaded:
-            check_context(one, self.options.ctx_size)
+            self._check_open()
+            check_context(self._shelf.bring_in_if_room(offer), self.options.ctx_size)
+
+    def _warm(self, offer: Offer) -> None:
+        self._check_open()
+        self._shelf.warm(offer)
 
     def _chores(self) -> float | None:
-        """What the models' thread does when it has nothing else to do."""
+        """What the models' thread does when it has nothing else to do, and now and then."""
         shelf = self._shelf_made
         if shelf is None:
             return None
         wanted = {offer.key for answers, offer in list(self._open.items()) if answers.is_open}
         soon = shelf.put_idle_away(lambda offer: offer.key in wanted)
         shelf.measure(now=True)
+        shelf.look_again()
         return soon
+
+    def _put_all_away(self) -> None:
+        if self._shelf_made is not None:
+            self._shelf_made.put_all_away()
 
     async def _wind_down(self, grace: float) -> None:
         try:
@@ -322,15 +351,16 @@ class Context:
             await self._stop_threads()
 
     async def _stop_threads(self) -> None:
-        """Waits for the step in flight, but not for ever: the models' thread is a daemon."""
+        """Waits for the step in flight, but not for ever: the models' thread is a daemon.
+
+        The pool comes last: whatever it asked of that thread was answered or refused by then.
+        """
+        self._worker.stop()
+        await asyncio.to_thread(self._worker.join, LAST_STEP)
         if self._worker.alive:
-            if self._shelf_made is not None:
-                gone = asyncio.wrap_future(self._worker.call(self._shelf_made.put_all_away))
-                await asyncio.wait([gone], timeout=LAST_STEP)
-            self._worker.stop()
-            await asyncio.to_thread(self._worker.join, LAST_STEP)
-        if self._pool is not None:
-            await asyncio.to_thread(self._pool.shutdown)
+            log.error("the models' thread is still in a step after %g s, and is left there", LAST_STEP)
+        if self._pool is not None:  # where that thread is left, one of the pool's may wait for it
+            await asyncio.to_thread(self._pool.shutdown, wait=not self._worker.alive)
 
     def _in_pool(self, work: Callable[[], T]) -> Future[T]:
         self._check_open()
@@ -364,15 +394,4 @@ def _props(loaded: Loaded, options: Options) -> Props:
         bos_token=words.tokenizer.bos_token or "",
         eos_token=words.tokenizer.eos_token or "",
         sampling=asdict(defaults(words, options)),
-    )
-
-
-def _admission(shelf: Shelf, last: Offer | None, options: Options) -> AdmissionFigures:
-    loaded = shelf.at_hand(last) if last else next(iter(shelf.loaded), None)
-    budget = options.memory_budget
-    return AdmissionFigures(
-        max_safe_context=loaded.longest if loaded else 0,
-        memory_budget_bytes=None if budget is None else int(budget * 1e9),
-        usable_bytes=shelf.ledger.budget,
-        weights_bytes=loaded.weights_bytes if loaded else 0,
     )

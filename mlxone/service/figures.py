@@ -45,6 +45,15 @@ class AdmissionFigures:
 
 
 @dataclass(frozen=True, slots=True)
+class StateFigures:
+    """How the model used last remembers what it reads."""
+
+    full: int = 0  # layers that keep every token
+    sliding: int = 0  # layers that keep a window's
+    element: str = ""  # bf16, f16 or f32: of keys and values; empty before its first answer
+
+
+@dataclass(frozen=True, slots=True)
 class Totals:
     """Since the start."""
 
@@ -79,6 +88,7 @@ class Figures:
     memory: MemoryFigures = MemoryFigures()
     totals: Totals = Totals()
     decode_tps: float = 0.0  # of late
+    states: StateFigures = StateFigures()
 
 
 class Tally:
@@ -117,7 +127,7 @@ class Tally:
             )
         )
         with self._lock:
-            self._late.append(stats)
+            self._late.append(replace(stats, cache_tokens=()))  # thousands of numbers each
 
     @property
     def decode_tps(self) -> float:

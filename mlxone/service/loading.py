@@ -22,10 +22,16 @@ def load(source: str | Path | None = None, *, chat_template: str | Path | None =
 
     Without a source: `MLXONE_MODEL`, then the config file's `model`, then the starter.
     """
-    return load_found(find(str(source) if source is not None else default_model()), chat_template)
+    model = load_found(find(str(source) if source is not None else default_model()), chat_template)
+    if _is_large(model.path):
+        from mlxone.service.admission import check_possible  # it knows models, and so comes after them
+
+        check_possible(model)
+    return model
 
 
 def load_found(found: Found, chat_template: str | Path | None = None) -> Model:
+    """The same, found already. Whether it can run here is the caller's question."""
     config = Config.read(found.path)
     tokenizer = Tokenizer.load(found.path)
     if chat_template is not None:
@@ -33,7 +39,7 @@ def load_found(found: Found, chat_template: str | Path | None = None) -> Model:
     else:
         template = ChatTemplate.load(found.path, tokenizer)
     generation = _generation_config(found.path)
-    model = Model(
+    return Model(
         name=found.name,
         path=found.path,
         decoder=load_decoder(found.path, config=config),
@@ -42,11 +48,6 @@ def load_found(found: Found, chat_template: str | Path | None = None) -> Model:
         eos_token_ids=eos_ids(config, generation, tokenizer),
         generation_config=generation,
     )
-    if _is_large(found.path):
-        from mlxone.service.admission import check_possible  # it knows models, and so comes after them
-
-        check_possible(model)
-    return model
 
 
 def _is_large(folder: Path) -> bool:

@@ -38,10 +38,15 @@ class Mailbox:
         self._open = set(range(answers))  # answers without their terminal event
         self._sleeper: asyncio.Future[None] | None = None
         self._lock = threading.Lock()
-        self.stalled = False  # full, and not half empty since
+        self._full = False  # and not half empty since
         self.closed = False  # nobody reads any more
 
     # The side that makes events; any thread ----------------------------------------------
+
+    @property
+    def stalled(self) -> bool:
+        """Its reader is behind. One whose loop was closed is not behind but gone: the next `put` tells."""
+        return self._full and not self._loop.is_closed()
 
     def is_open(self, number: int) -> bool:
         return number in self._open
@@ -55,9 +60,9 @@ class Mailbox:
                 self._open.discard(number)
                 self._ended(event)
             self._events.append((number, event))
-            self.stalled = self.stalled or len(self._events) >= self._bound
+            self._full = self._full or len(self._events) >= self._bound
             sleeper, self._sleeper = self._sleeper, None
-        if sleeper is not None and not self._call(sleeper):
+        if self._loop.is_closed() or (sleeper is not None and not self._call(sleeper)):
             self.close()
         return True
 
@@ -72,7 +77,7 @@ class Mailbox:
             for _ in self._open:
                 self._ended(None)
             self._open.clear()
-            self.closed, self.stalled = True, False
+            self.closed, self._full = True, False
             self._events.clear()
             sleeper, self._sleeper = self._sleeper, None
         if sleeper is not None:
@@ -97,8 +102,8 @@ class Mailbox:
             with self._lock:
                 if self._events:
                     taken = self._events.popleft()
-                    has_room = self.stalled and len(self._events) <= self._bound // 2
-                    self.stalled = self.stalled and not has_room
+                    has_room = self._full and len(self._events) <= self._bound // 2
+                    self._full = self._full and not has_room
                     break
                 if not self._open:
                     return None

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from mlxone.core.errors import UsageError
-from mlxone.core.settings import PREFILL_STEP
+from mlxone.core.settings import PREFILL_STEP, SERVE_SETTINGS, Setting
 from mlxone.core.words import Sampling
-from mlxone.service.checks import check_number
+from mlxone.service.checks import check_number, check_setting, checked_template_values
 
 PROMPT_CACHE_BYTES = 2_000_000_000
 QUEUE = 256
 TIMEOUT = 300.0
+
+_TABLE = {setting.name: setting for setting in SERVE_SETTINGS}
+# As the flags of the same name, but for what a program may want and a person would only mistype.
+_CHECKED: Mapping[str, Setting] = {
+    **{name: _TABLE[name] for name in ("memory_budget", "ctx_size", "prefill_step", "prompt_cache_bytes")},
+    **{name: _TABLE[name] for name in ("max_tokens", "timeout", "idle_unload")},
+    "prompt_cache_entries": replace(_TABLE["prompt_cache_size"], name="prompt_cache_entries"),
+    "queue": replace(_TABLE["queue"], low=0),
+}
+_NEEDED = ("prefill_step", "prompt_cache_bytes", "queue", "allow_manage")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,23 +37,33 @@ class Options:
     sampling: Mapping[str, Any] = field(default_factory=dict)  # flags that were given
     max_tokens: int | None = None
     thinking: bool | None = None
-    chat_template: Path | None = None
+    chat_template: str | Path | None = None
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
-    timeout: float | None = TIMEOUT  # seconds without a new token, or without progress in the prompt
+    timeout: float | None = TIMEOUT  # seconds without a new token, or progress in the prompt; 0: for ever
     queue: int = QUEUE  # answers that may wait for their turn
-    idle_unload: float | None = None  # seconds
+    idle_unload: float | None = None  # seconds; 0: never
     allow_manage: bool = False
 
     def check(self) -> None:
         """Names the first that cannot be honoured, whatever the model."""
+        for name in _NEEDED:
+            if getattr(self, name) is None:
+                raise UsageError(f"{name} must not be None", hint="leave it out for its default")
+        for name, setting in _CHECKED.items():
+            check_setting(setting, getattr(self, name))
+        for name in ("thinking", "allow_manage"):
+            if not isinstance(getattr(self, name), bool | None):
+                raise UsageError(f"{name} must be True or False, not {str(getattr(self, name))[:60]!r}")
+        if not isinstance(self.chat_template, str | Path | None):
+            raise UsageError(f"chat_template must be a path, not {str(self.chat_template)[:60]!r}")
+        checked_template_values(self.template_kwargs)
+        self._check_sampling()
+
+    def _check_sampling(self) -> None:
+        if not isinstance(self.sampling, Mapping):
+            raise UsageError(f"sampling must be a mapping, not {str(self.sampling)[:60]!r}")
         known = {f.name for f in fields(Sampling)} - {"logit_bias", "xtc_special_tokens"}
         for name, value in self.sampling.items():
             if name not in known:
-                raise UsageError(f"{name} is not a sampling option of a server")
+                raise UsageError(f"{str(name)[:60]} is not a sampling option of a server")
             check_number(name, value)
-        for name in ("ctx_size", "prefill_step", "max_tokens"):
-            check_number(name, getattr(self, name))
-        for name, least in (("timeout", 0), ("idle_unload", 0), ("queue", 0), ("prompt_cache_bytes", 0)):
-            value = getattr(self, name)
-            if value is not None and not value >= least:
-                raise UsageError(f"{name} must be at least {least}, not {value}")

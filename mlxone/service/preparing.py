@@ -25,6 +25,7 @@ from mlxone.service.options import Options
 from mlxone.service.shelf import Loaded
 
 SEEDS = 2**63
+OLD = 1.0  # seconds: so old, the figure that refuses an answer is asked for anew
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,11 +127,14 @@ def _room(loaded: Loaded, request: ChatRequest, prompt: int, asked: int | None) 
         details = _numbers(prompt, asked or 1, needed, admission.budget, context)
         message = f"the prompt has {prompt:,} tokens and the context {context:,}: no room for an answer"
         raise ContextOverflow(message, hint="shorten the prompt", details=details)
-    room = context - prompt
-    room = min(room, max(1, loaded.longest - prompt) if asked is None else asked)
+    room = context - prompt if asked is None else min(asked, context - prompt)
     refusal = admission.never(prompt, room)
+    if refusal is not None and loaded.ledger.measure_again(OLD):
+        refusal = admission.never(prompt, room)
     if refusal is None:
         return room
+    if asked is None and refusal.max_context > prompt:
+        return refusal.max_context - prompt
     hint = "shorten the prompt"
     if refusal.max_context > prompt:
         hint = f"ask for at most {refusal.max_context - prompt:,} tokens"

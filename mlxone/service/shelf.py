@@ -24,9 +24,10 @@ from mlxone.fitting.admission import Admission, Refusal, Ticket
 from mlxone.fitting.work import Work
 from mlxone.hub.in_use import in_use
 from mlxone.kv.prefixes import PrefixStore
+from mlxone.kv.state import ModelState
 from mlxone.models.decoder import Decoder
 from mlxone.service.admission import SHORTEST, Ledger
-from mlxone.service.answer import answer
+from mlxone.service.answer import Answer
 from mlxone.service.catalogue import Offer
 from mlxone.service.figures import MemoryFigures
 from mlxone.service.loading import load_found
@@ -36,8 +37,11 @@ from mlxone.service.options import Options
 log = logging.getLogger(__name__)
 
 Ask = Callable[[], Ticket | Refusal]
+ELEMENTS = {"bfloat16": "bf16", "float16": "f16", "float32": "f32"}
 WARMING, WARMED = (0,) * 8, 3  # a prompt, and tokens of an answer: all that a first request does is done once
 OFTEN = 0.1  # seconds between two looks at MLX's memory
+SELDOM = 10.0  # seconds between two looks at what others on this machine have left for us
+AT_HAND = 4  # models without a promise that are kept for their words: each has a tokenizer in memory
 
 
 @dataclass(slots=True, eq=False)
@@ -45,11 +49,17 @@ class Loaded:
     offer: Offer
     model: Model
     words: Model  # the same without its weights: whoever holds this holds no memory
+    ledger: Ledger
     admission: Admission
-    longest: int  # context that fits with nothing beside it
     used: float
     held: ExitStack
     at_work: int = 0  # answers that have begun
+    element: str = ""  # of its states' keys and values; known once it has answered
+
+    @property
+    def longest(self) -> int:
+        """The context that fits with nothing beside it, as of the last look at this machine."""
+        return self.admission.longest()
 
     @property
     def weights_bytes(self) -> int:
@@ -93,6 +103,7 @@ class Shelf:
         if found is None:
             found = self._load(offer)
             self._held[offer.key] = found
+            self._bound_at_hand(found)
         found.used = self._clock()
         return found
 
@@ -110,13 +121,14 @@ class Shelf:
         self.give_back(answer)
         return loaded
 
-    def bring_in_if_room(self, offer: Offer) -> None:
+    def bring_in_if_room(self, offer: Offer) -> Loaded:
         """As `bring_in`, but nothing makes room."""
         loaded = self.take(offer)
         ticket = self._shortest(loaded)()
         if isinstance(ticket, Ticket):
             self.ledger.count(loaded.admission)
             self.give_back(ticket)
+        return loaded
 
     def warm(self, offer: Offer) -> None:
         """Brings a promised model's weights in and lets the device make its kernels, by one step.
@@ -128,19 +140,25 @@ class Shelf:
         if loaded is None or not self.ledger.counts(loaded.admission):
             return
         try:
-            *_, last = answer(loaded.model, ChatRequest(ids=WARMING, max_tokens=WARMED, eos_token_ids=()))
+            short = Answer(loaded.model, ChatRequest(ids=WARMING, max_tokens=WARMED, eos_token_ids=()))
+            *_, last = short.events()
             if isinstance(last, Failed):
                 raise last.error
+            loaded.element = element_of(short.state)
         except Exception as error:  # noqa: BLE001 - not asked for by anyone, so nobody may suffer from it
             log.warning("%s could not be warmed up: %s", offer.id, error)
         loaded.used = self._clock()
         self.measure(now=True)
 
     def admit(self, loaded: Loaded, ask: Ask) -> Ticket | Refusal:
-        """Asks, and makes room until the answer is yes or nothing is left that could give way."""
+        """Asks, and makes room until the answer is yes. Nothing gives way where all of it would not do."""
         while isinstance(answer := ask(), Refusal):
             wanted = answer.needed_bytes - answer.budget_bytes
-            if not answer.can_wait or not self._make_room(wanted, loaded):
+            if (
+                not answer.can_wait
+                or wanted > self._spare_bytes(loaded)
+                or not self._make_room(wanted, loaded)
+            ):
                 return answer
         self.ledger.count(loaded.admission)
         self.ledger.settle()
@@ -163,22 +181,23 @@ class Shelf:
             self._unload(found)
 
     def put_all_away(self) -> None:
-        for one in list(self._held.values()):
-            self._unload(one)
+        with ExitStack() as all_of_them:  # one that makes trouble keeps no other here
+            for one in list(self._held.values()):
+                all_of_them.callback(self._unload, one)
 
     def put_idle_away(self, is_wanted: Callable[[Offer], bool]) -> float | None:
         """Those unused for as long as the operator said; in how many seconds the next one may go."""
         limit = self._options.idle_unload
-        if limit is None:
+        if not limit:
             return None
         now, waits = self._clock(), []
         for one in list(self._held.values()):
             if one.at_work or is_wanted(one.offer):
                 one.used = now
-            if now - one.used >= limit:
+            elif now - one.used >= limit:
                 self._unload(one)
-            else:
-                waits.append(one.used + limit - now)
+                continue
+            waits.append(one.used + limit - now)
         return min(waits, default=None)
 
     def measure(self, *, now: bool = False) -> None:
@@ -188,6 +207,13 @@ class Shelf:
             self._measured_at = clock
             peak = max(self.memory.peak_bytes, mx.get_peak_memory())
             self.memory = MemoryFigures(mx.get_active_memory(), mx.get_cache_memory(), peak)
+
+    def look_again(self, *, older: float = SELDOM) -> bool:
+        """At what may be used here; says whether it has looked."""
+        if not self._held or not self.ledger.measure_again(older):
+            return False
+        self.ledger.settle()
+        return True
 
     def _load(self, offer: Offer) -> Loaded:
         self.ledger.check_alone(offer.path, offer.id)
@@ -200,8 +226,8 @@ class Shelf:
                 offer,
                 model,
                 without_weights(model),
+                self.ledger,
                 admission,
-                admission.longest(),
                 self._clock(),
                 held.pop_all(),
             )
@@ -219,10 +245,23 @@ class Shelf:
         self.ledger.settle()
         self.measure(now=True)
 
+    def _bound_at_hand(self, keep: Loaded) -> None:
+        idle = [one for one in self.loaded if one is not keep and not one.at_work]
+        extra = [one for one in idle if not self.ledger.counts(one.admission)]
+        for one in extra[: max(0, len(extra) + 1 - AT_HAND)]:
+            self._unload(one)
+
+    def _idle(self, keep: Loaded) -> list[Loaded]:
+        """With weights, and not needed at present; the one used last comes last."""
+        return [one for one in self.in_memory if one is not keep and not one.at_work]
+
+    def _spare_bytes(self, keep: Loaded) -> int:
+        return self.ledger.kept_bytes + sum(one.admission.promised_bytes for one in self._idle(keep))
+
     def _make_room(self, wanted: int, keep: Loaded) -> bool:
         if self.ledger.give_way(wanted):
             return True
-        idle = [one for one in self.in_memory if one is not keep and not one.at_work]
+        idle = self._idle(keep)
         if idle:
             self._unload(idle[0])
         return bool(idle)
@@ -238,6 +277,12 @@ def check_context(loaded: Loaded, ctx_size: int | None) -> None:
     limit = loaded.model.context_length
     if ctx_size is not None and limit is not None and ctx_size > limit:
         raise UsageError(f"ctx_size {ctx_size:,} is beyond the context of {loaded.offer.id}: {limit:,}")
+
+
+def element_of(state: ModelState) -> str:
+    """What a state's keys and values are made of, in the usual short word."""
+    types = {str(array.dtype).rpartition(".")[2] for array in state.arrays()}
+    return "+".join(sorted(ELEMENTS.get(name, name) for name in types))
 
 
 def without_weights(model: Model) -> Model:

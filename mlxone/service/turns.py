@@ -10,14 +10,14 @@ from functools import partial
 
 from mlxone.backend.arrays import mx
 from mlxone.core.words import Event, Finished, Stats, Token
-from mlxone.fitting.admission import Ticket
+from mlxone.fitting.admission import Refusal, Ticket
 from mlxone.kv.prefixes import PrefixStore
 from mlxone.service.answer import Answer
 from mlxone.service.catalogue import Offer
 from mlxone.service.figures import Tally
 from mlxone.service.memory import Remembers, Shared
-from mlxone.service.preparing import Prepared, beyond
-from mlxone.service.shelf import Loaded, Shelf
+from mlxone.service.preparing import OLD, Prepared, beyond
+from mlxone.service.shelf import Loaded, Shelf, element_of
 
 log = logging.getLogger(__name__)
 
@@ -63,21 +63,28 @@ class AnswerTurn:
     def begin(self) -> Generator[Event, None, None] | None:
         """Its model may have been put away since it was asked for, and is loaded again."""
         self._prompt.open()
-        loaded, tokens = self._shelf.take(self._prompt.offer), self._first_portion()
-        ticket = self._shelf.admit(loaded, lambda: loaded.admission.admit(len(self._prepared.ids), tokens))
-        if isinstance(ticket, Ticket):
-            return self._run(loaded, ticket, tokens)
-        if ticket.can_wait and not self._shelf.is_idle:
+        loaded = self._shelf.take(self._prompt.offer)
+        answer, tokens = self._ask(loaded)
+        if not isinstance(answer, Ticket) and self._is_final(answer) and self._shelf.look_again(older=OLD):
+            answer, tokens = self._ask(loaded)
+        if isinstance(answer, Ticket):
+            return self._run(loaded, answer, tokens)
+        if not self._is_final(answer):
             return None
         # The budget has shrunk since: with nothing at work there is nothing left to wait for.
-        raise beyond(ticket, len(self._prepared.ids), tokens)
+        raise beyond(answer, len(self._prepared.ids), tokens)
 
     def end(self) -> None:
         self._prompt.end()
 
-    def _first_portion(self) -> int:
-        most = self._prepared.max_tokens
-        return min(PORTION, most) if self._prepared.open_ended else most
+    def _ask(self, loaded: Loaded) -> tuple[Ticket | Refusal, int]:
+        prompt, tokens = len(self._prepared.ids), self._prepared.max_tokens
+        if self._prepared.open_ended:
+            tokens = max(1, min(PORTION, tokens, loaded.longest - prompt))
+        return self._shelf.admit(loaded, lambda: loaded.admission.admit(prompt, tokens)), tokens
+
+    def _is_final(self, refusal: Refusal) -> bool:
+        return not refusal.can_wait or self._shelf.is_idle
 
     def _run(self, loaded: Loaded, ticket: Ticket, granted: int) -> Generator[Event, None, None]:
         answer: Answer | None = None
@@ -89,6 +96,7 @@ class AnswerTurn:
             with closing(answer.events()) as events:
                 for event in events:
                     if isinstance(event, Token):
+                        loaded.element = loaded.element or element_of(answer.state)
                         if event.index + 2 >= granted < answer.max_tokens:
                             granted = self._more(loaded, ticket, answer, event.index + 2)
                     elif isinstance(event, Finished):

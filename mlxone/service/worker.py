@@ -13,6 +13,7 @@ import logging
 import queue
 import threading
 import time
+import traceback
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
 from functools import partial
@@ -23,6 +24,8 @@ from mlxone.core.words import Event, Failed, Finished
 from mlxone.service.mailbox import Mailbox
 
 log = logging.getLogger(__name__)
+
+OFTEN = 1.0  # seconds: how late chores may come while there is work, and a look at readers that are behind
 
 T = TypeVar("T")
 Events = Generator[Event, None, None]
@@ -53,10 +56,10 @@ class Job:
     def wanted(self) -> bool:
         return self.mail.is_open(self.number)
 
-    def overdue(self, now: float, timeout: float) -> bool:
-        """Only while it is at work: neither its turn nor its reader is what it waits for."""
+    def time_left(self, now: float, timeout: float) -> float:
+        """Until it is overdue. Only a step takes time: neither its turn nor its reader counts."""
         since = self.since
-        return since is not None and now - since >= timeout
+        return timeout if since is None else since + timeout - now
 
 
 class Worker:
@@ -64,13 +67,17 @@ class Worker:
         self,
         *,
         chores: Callable[[], float | None] = lambda: None,
+        last: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`chores` are done when nothing else is, and say in how many seconds there will be more.
+        """`chores` are done when nothing else is and now and then between two steps, and say in how
+        many seconds there will be more. `last` is what the thread does before it ends, when nothing
+        can be sent to it any more.
 
         The thread starts with the first message to it.
         """
-        self._chores, self._clock = chores, clock
+        self._chores, self._last, self._clock = chores, last, clock
+        self._chores_at = clock()  # when they were done last
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._jobs: list[Job] = []  # in the order they came
         self._drained: list[Future[None]] = []
@@ -114,8 +121,14 @@ class Worker:
         return future
 
     def stop(self) -> None:
-        """Ends what is left, and the thread."""
-        self._tell(self._stop)
+        """Ends what is left, and the thread; one that has not started never will.
+
+        Calls that still wait are refused.
+        """
+        with self._lock:
+            self._stopping = True
+            self._closed = self._closed or self._thread is None
+            self._inbox.put(_nothing)
 
     def join(self, timeout: float | None = None) -> None:
         if self._thread is not None:
@@ -151,6 +164,8 @@ class Worker:
                 job = self._next()
                 if job is not None:
                     self._step(job)
+                    if self._clock() - self._chores_at >= OFTEN:
+                        self._do_chores()
                 self._read(wait=job is None)
         finally:
             self._leave()
@@ -178,6 +193,8 @@ class Worker:
             job.since = None
         if isinstance(event, Finished | Failed):
             self._end(job)  # first: whoever reads the last event finds everything in order
+        if isinstance(event, Failed):
+            _empty_frames(event.error)
         job.mail.put(job.number, event)
 
     def _end(self, job: Job) -> None:
@@ -197,12 +214,16 @@ class Worker:
         """All messages that are there. Without work to do, waits for one, or until there are chores."""
         if wait:
             self._settle_drained()
+            soon = self._do_chores()
+            if self._jobs:  # a reader may be gone without a word, and its loop with it
+                soon = OFTEN if soon is None else min(soon, OFTEN)
             with contextlib.suppress(queue.Empty):
-                self._inbox.get(timeout=self._do_chores())()
+                self._inbox.get(timeout=soon)()
         while not self._inbox.empty():
             self._inbox.get()()
 
     def _do_chores(self) -> float | None:
+        self._chores_at = self._clock()
         try:
             return self._chores()
         except Exception as error:
@@ -220,14 +241,12 @@ class Worker:
             if future.set_running_or_notify_cancel():
                 future.set_result(None)
 
-    def _stop(self) -> None:
-        self._stopping = True
-
-    @staticmethod
-    def _answer(future: Future[T], work: Callable[[], T]) -> None:
+    def _answer(self, future: Future[T], work: Callable[[], T]) -> None:
         if not future.set_running_or_notify_cancel():
             return
         try:
+            if self._stopping:
+                raise ShuttingDown("the models were put away")
             future.set_result(work())
         except BaseException as error:  # noqa: BLE001 - whoever called hears of it
             future.set_exception(error)
@@ -235,15 +254,33 @@ class Worker:
     def _leave(self) -> None:
         with self._lock:
             self._closed = True
-        while not self._inbox.empty():  # calls that nobody else would answer
+        while not self._inbox.empty():  # calls that nobody else would refuse
             self._inbox.get()()
         for job in list(self._jobs):
             self._end(job)
             job.mail.put(job.number, Failed(ShuttingDown("the models were put away")))
         self._settle_drained()
+        try:
+            self._last()
+        except BaseException as error:
+            log.error("the models were not put away well", exc_info=error)
 
 
 def _nothing() -> None: ...
+
+
+def _empty_frames(error: BaseException) -> None:
+    """Whoever keeps the error would keep the model and its states by what the frames it went through hold.
+
+    Where it was raised stays to be read.
+    """
+    left, seen = list[BaseException | None]([error]), set[int]()
+    while left:
+        one = left.pop()
+        if one is not None and id(one) not in seen:
+            seen.add(id(one))
+            traceback.clear_frames(one.__traceback__)
+            left += [one.__cause__, one.__context__]
 
 
 def _as_ours(error: BaseException) -> Exception:

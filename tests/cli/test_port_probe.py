@@ -106,7 +106,7 @@ def test_a_socket_file_that_somebody_serves(tmp_path: Path, monkeypatch: pytest.
     listener.bind("s")
     with answering(listener, response(b"Server: mlxone/1")), pytest.raises(UsageError) as refused:
         refuse_if_taken("127.0.0.1", 0, "s")
-    assert str(refused.value) == "--uds s: mlxone 1 answers there already (name another file)"
+    assert str(refused.value) == "socket s is taken: mlxone 1 answers there already (name another file)"
     refuse_if_taken("127.0.0.1", 0, "s")  # the file is still there, nobody behind it
     refuse_if_taken("127.0.0.1", 0, "missing")
     refuse_if_taken("127.0.0.1", 0, "x" * 200)

@@ -1,12 +1,12 @@
 from __future__ import annotations
 
 import ctypes
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mlxone.cli import process_load
 from mlxone.cli.process_load import Load, ProcessLoad, gpu_percent, resident_bytes
 
 
@@ -60,7 +60,7 @@ class Nvml:
     ("fails", "percent"), [({}, 34), ({"init": 9}, None), ({"handle": 6}, None), ({"rates": 3}, None)]
 )
 def test_the_gpu_by_its_driver(fails: dict[str, int], percent: int | None, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(process_load.sys, "platform", "linux")
+    monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setattr(ctypes, "CDLL", lambda _: Nvml(**fails))
     assert gpu_percent()() == percent
 
@@ -72,6 +72,6 @@ def test_without_a_driver_or_with_another_library_there_is_no_answer(monkeypatch
 
 
 def test_a_mac_is_not_asked(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(process_load.sys, "platform", "darwin")
+    monkeypatch.setattr(sys, "platform", "darwin")
     monkeypatch.setattr(ctypes, "CDLL", lambda _: pytest.fail("asked"))
     assert gpu_percent()() is None

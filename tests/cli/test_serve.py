@@ -7,7 +7,9 @@ import json
 import logging
 import os
 import signal
+import sys
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -75,12 +77,26 @@ class Played:
         self.done.append("stop")
 
 
+class Listed:
+    """A catalogue of the played models."""
+
+    def __init__(self, cards: list[ModelCard]) -> None:
+        self.cards = cards
+
+    def look(self) -> list[Any]:
+        return [SimpleNamespace(id=card.id, card=card) for card in self.cards]
+
+    def find(self, name: None) -> Any:
+        return SimpleNamespace(id="org/scripted-1B")
+
+
 @pytest.fixture
 def played(monkeypatch: pytest.MonkeyPatch) -> Played:
     made = Played()
     monkeypatch.setattr(serve_session, "Context", made.context)
     monkeypatch.setattr(serve_session, "create_server", made.server)
     monkeypatch.setattr("mlxone.cli.port_probe.refuse_if_taken", lambda *_: None)
+    monkeypatch.setattr("mlxone.service.catalogue.Catalogue", lambda folders: Listed(made.cards))
     return made
 
 
@@ -215,15 +231,45 @@ def test_without_a_model_all_are_served_and_the_line_says_so(mlxone, played):
     result = mlxone("serve")
     assert played.made_with["models"] == []
     assert result.out == (
-        "mlxone serving 12 models, loaded when asked for, scripted by default, on http://127.0.0.1:8090\n"
+        "mlxone serving 12 models, loaded when asked for, org/scripted-1B by default, "
+        "on http://127.0.0.1:8090\n"
     )
+    assert json.loads(mlxone("serve", "--log-json").out)["default"] == "org/scripted-1B"
 
 
-def test_a_default_that_is_not_there_stops_nobody(mlxone, stage, played):
+def test_a_default_that_was_chosen_has_to_be_there(mlxone, stage, played):
     stage.missing = {"scripted"}
     result = mlxone("serve")
-    assert result.code == 0
-    assert "mlxone: the default model cannot be served: no model scripted on this machine" in result.err
+    assert (result.code, result.out, played.done) == (3, "", [])
+    assert result.err == "mlxone: no model scripted on this machine (mlxone get scripted)\n"
+
+
+@pytest.fixture
+def no_starter(stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody chose a default, and the starter is neither here nor to be had."""
+    monkeypatch.setattr(stage, "missing", {"starter"})
+    monkeypatch.setattr(sys.modules["mlxone.hub.find"], "default_model", lambda: "starter")
+    monkeypatch.setattr("mlxone.cli.opening._fetch_starter", lambda quiet: None)
+
+
+def test_without_the_starter_the_others_are_served(mlxone, no_starter, played):
+    played.cards = [ModelCard(f"org/{n}", 0, 4096) for n in range(2)]
+    result = mlxone("serve")
+    assert result.out.startswith("mlxone serving 2 models, loaded when asked for, no default, on http")
+    warning = "requests have to name a model: no model starter on this machine (mlxone get starter)"
+    assert result.err.splitlines()[0].endswith(f" warn  {warning}")
+    result = mlxone("serve", "--log-json")
+    assert json.loads(result.out)["default"] is None
+    first = json.loads(result.err.splitlines()[0])
+    assert (first["level"], first["message"]) == ("warn", warning)
+
+
+@pytest.mark.parametrize("cards", [[], [ModelCard("half", 0, problem="half of it is missing")]])
+def test_where_nothing_can_be_served_nothing_starts(cards, mlxone, no_starter, played):
+    played.cards = cards
+    result = mlxone("serve")
+    assert (result.code, result.out, played.done) == (3, "", [])
+    assert result.err.startswith("mlxone: there is no model on this machine that can be served (`mlxone get ")
 
 
 # How it speaks.
@@ -253,6 +299,15 @@ def test_the_context_is_the_least_of_what_limits_it(ctx_size, length, shown, mlx
     played.cards = [ModelCard("scripted", 0, length, loaded=True)]
     flags = [] if ctx_size is None else ["--ctx-size", str(ctx_size)]
     assert f"(context {shown};" in mlxone("serve", "scripted", *flags).out
+
+
+def test_several_models_have_no_context_in_common(mlxone, played):
+    played.cards = [ModelCard("a", 0, 512, loaded=True), ModelCard("b", 0, 4096, loaded=True)]
+    result = mlxone("serve", "--model", "a", "--model", "b")
+    assert result.out == "mlxone serving a, b on http://127.0.0.1:8090 (0.54 of 5.1 GB)\n"
+    assert json.loads(mlxone("serve", "--model", "a", "--model", "b", "--log-json").out)["context"] is None
+    played.cards[1] = ModelCard("b", 0, 4096)  # no place for both: whose figures these are is not said
+    assert "context" not in mlxone("serve", "--model", "a", "--model", "b").out
 
 
 def test_names_cannot_move_the_cursor(mlxone, played):
@@ -310,7 +365,9 @@ def test_a_flag_that_is_to_come_says_so(name: str, form: str, mlxone, played):
         (["--prompt", "hi"], "no such flag: --prompt"),
         (["--serve"], "no such flag: --serve"),
         (["--port"], "--port needs a value"),
-        (["a", "b"], "got unexpected extra argument"),
+        (["a", "b"], "2 words where MODEL is expected (several models: --model a --model b)"),
+        (["--bogus"], "no such flag: --bogus (`mlxone serve --help` lists them)"),
+        (["--prot", "1"], "no such flag: --prot (did you mean --port?)"),
     ],
 )  # fmt: skip
 def test_a_wrong_flag_is_one_line_that_names_it(flags: list[str], says: str, mlxone, played):
@@ -328,6 +385,16 @@ def test_a_config_file_that_is_wrong_says_where(mlxone, played):
     result = mlxone("serve")
     assert (result.code, played.done) == (2, [])
     assert f"{places.config_file()}: no setting of the server is called 'prot'" in result.err
+    write_config('[serve]\napi_key = "a b"\n')
+    assert f"mlxone: {places.config_file()}: serve.api_key: an API key has to" in mlxone("serve").err
+
+
+def test_a_start_that_fails_names_the_place_of_the_setting(mlxone, played, monkeypatch):
+    played.error = UsageError("ctx_size 9,999 is beyond the context of scripted: 4,096")
+    beyond = "9,999 is beyond the context of scripted: 4,096\n"
+    assert mlxone("serve", "scripted").err == f"mlxone: --ctx-size {beyond}"
+    monkeypatch.setenv("MLXONE_CTX_SIZE", "9999")
+    assert mlxone("serve", "scripted").err == f"mlxone: MLXONE_CTX_SIZE {beyond}"
 
 
 def test_every_setting_is_a_flag_with_a_section_of_its_own(mlxone):

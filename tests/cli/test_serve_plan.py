@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from mlxone.cli.serve_plan import plan
-from mlxone.core.errors import UsageError
+from mlxone.core.errors import TemplateError, UsageError
 from mlxone.core.settings import SERVER_SETTINGS
 from mlxone.server import serving
 from mlxone.server.serving import Address
@@ -67,6 +67,23 @@ def test_a_template_is_read_before_the_start(tmp_path: Path):
         plan({"chat_template": str(tmp_path / "missing")})
 
 
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("{% for %}", ", line 1: "),
+        ("a\n{{ }", ", line 2: "),
+        ("x" * 300_000, " is longer than"),
+    ],
+)
+def test_a_template_that_does_not_parse_stops_the_start(text: str, says: str, tmp_path: Path):
+    file = tmp_path / "t.jinja"
+    file.write_text(text)
+    with pytest.raises(TemplateError) as caught:
+        plan({"chat_template": str(file)})
+    assert str(caught.value).startswith(f"{file}{says}")
+    assert caught.value.exit_code == 11
+
+
 def test_keys_come_from_the_line_and_from_files(tmp_path: Path):
     file = tmp_path / "keys"
     file.write_text("# of the team\nsk-one\n\n  sk-two  \r\n")
@@ -93,7 +110,7 @@ def test_origins_and_hosts_may_be_joined_by_commas():
         ({"chat_template_args": "[]"}, "--chat-template-args takes a JSON object, not '[]'"),
         (
             {"chat_template_args": '{"messages": 1}'},
-            "--chat-template-args: template_kwargs cannot hold",
+            "--chat-template-args cannot hold 'messages'",
         ),
         ({"allowed_origins": ("a.example",)}, "--allowed-origins: not an origin: 'a.example'"),
         ({"allowed_origins": ("https://a.example/page",)}, "--allowed-origins: not an origin"),
@@ -102,6 +119,7 @@ def test_origins_and_hosts_may_be_joined_by_commas():
         ({"api_key": (__file__,)}, f"--api-key names a file: {__file__} (@{__file__} means the keys in it)"),
         ({"api_key": ("@/no/such/file",)}, "--api-key /no/such/file: no such file"),
         ({"api_key": ("",)}, "--api-key: an API key has to have characters"),
+        ({"api_key": ()}, "--api-key holds no key"),
     ],
 )
 def test_a_mistake_is_one_line_that_names_the_flag(given: dict[str, Any], says: str):
@@ -109,6 +127,21 @@ def test_a_mistake_is_one_line_that_names_the_flag(given: dict[str, Any], says: 
         plan(given)
     assert str(caught.value).startswith(says)
     assert "\n" not in str(caught.value)
+    # Set elsewhere, it is called by that place.
+    name = next(iter(given))
+    with pytest.raises(UsageError) as caught:
+        plan(given, {name: "THERE"})
+    assert str(caught.value).startswith(says.replace(f"--{name.replace('_', '-')}", "THERE"))
+    assert "--" not in str(caught.value)
+
+
+def test_what_the_rooms_below_say_is_said_of_the_place():
+    made = plan({"ctx_size": 9}, {"ctx_size": "MLXONE_CTX_SIZE"})
+    said = made.in_their_words(UsageError("ctx_size 9 is too much", hint="less"))
+    assert str(said) == "MLXONE_CTX_SIZE 9 is too much (less)"
+    assert str(made.in_their_words(UsageError("max_tokens is odd"))) == "--max-tokens is odd"
+    other = UsageError("two models would be called a")
+    assert made.in_their_words(other) is other
 
 
 @pytest.mark.parametrize("bad", ["two words", "new\nline", "nul\0"])

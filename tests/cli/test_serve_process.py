@@ -11,7 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -88,8 +88,8 @@ class Server:
 def serve(starter_home: Path) -> Iterator[Serve]:
     servers: list[Server] = []
 
-    def start(*args: str, **how: Any) -> Server:
-        servers.append(Server("starter", *args, **how))
+    def start(*args: str, model: Sequence[str] = ("starter",), **how: Any) -> Server:
+        servers.append(Server(*model, *args, **how))
         return servers[-1]
 
     yield start
@@ -123,6 +123,14 @@ def test_from_the_ready_line_to_a_clean_end(serve: Serve):
     assert rest.endswith("info  stopping\n")
     with pytest.raises(ConnectionError):
         socket.create_connection(("127.0.0.1", int(port)), timeout=WAIT)
+
+
+def test_without_a_model_the_default_is_called_as_it_is_listed(serve: Serve):
+    server = serve("--port", "0", "--log-json", model=())
+    ready = json.loads(server.ready())
+    listed = [model["id"] for model in server.ask("/v1/models")[1]["data"]]
+    assert ready["default"] in listed and ready["models"] == listed
+    assert (ready["loaded"], ready["context"]) == ([], None)
 
 
 def test_a_socket_file_and_json_lines(serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ BY_NAME = {setting.name: setting for setting in SERVE_SETTINGS}
 
 
 def found(flags: Any = None, environ: Any = None, config: Any = None) -> dict[str, Any]:
-    return values(flags or {}, environ or {}, config or {}, FILE)
+    given = values(flags or {}, environ or {}, config or {}, FILE)
+    return {name: one.value for name, one in given.items()}
 
 
 def test_what_nobody_gave_is_not_there():
@@ -57,7 +59,9 @@ def test_the_flag_decides_then_the_variable_then_the_file(given: dict[str, int])
         ("allow_manage", "true", True, True),
         ("log_json", "false", False, False),
         ("log_level", "debug", "debug", "debug"),
+        ("log_level", "INFO", "Info", "info"),
         ("chat_template_args", '{"a": 1}', '{"a": 1}', '{"a": 1}'),
+        ("chat_template_args", '{"a": {"b": [1]}}', {"a": {"b": [1]}}, '{"a": {"b": [1]}}'),
         ("api_key", "one", "one", ("one",)),
         ("allowed_origins", "*", ["*"], ("*",)),
     ],
@@ -94,9 +98,20 @@ def test_a_list_in_the_file_is_a_flag_that_was_repeated():
             {"temperature": float("nan")},
             "config.toml: serve.temperature must be between 0 and",
         ),
-        ({}, {"prot": 1}, "config.toml: no setting of the server is called 'prot'"),
-        ({}, {"model": "x"}, "config.toml: no setting of the server is called 'model'"),
+        (
+            {},
+            {"chat_template_args": {"a": date(2026, 1, 1)}},
+            "config.toml: serve.chat_template_args holds what ",
+        ),
+        ({}, {"prot": 1}, "config.toml: no setting of the server is called 'prot' (did you mean port?)"),
+        (
+            {},
+            {"prompt-cache": 1},
+            "config.toml: no setting of the server is called 'prompt-cache' (did you mean prompt_cache?)",
+        ),
+        ({}, {"model": "x"}, "config.toml: no setting of the server is called 'model' (docs/server.md lists"),
         ({}, {"kv_quant": 4}, "config.toml: serve.kv_quant is not built yet"),
+        ({"MLXONE_BATCH": "4"}, {}, "MLXONE_BATCH is not built yet (until then requests are"),
     ],
 )
 def test_a_mistake_is_one_line_that_names_its_place(environ: Any, config: Any, says: str):
@@ -104,6 +119,28 @@ def test_a_mistake_is_one_line_that_names_its_place(environ: Any, config: Any, s
         found(environ=environ, config=config)
     assert str(caught.value).startswith(says)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("flag", LATER)
+def test_the_variable_of_a_flag_that_is_to_come_is_refused(flag: str):
+    name = "MLXONE_" + flag[2:].replace("-", "_").upper()
+    with pytest.raises(UsageError, match=f"^{name} is not built yet"):
+        found(environ={name: "1"})
+    assert found(environ={name: ""}) == {}
+
+
+def test_an_empty_key_is_no_open_door():
+    assert found(environ={"MLXONE_API_KEY": " "}) == {"api_key": ("",)}  # which the plan refuses
+    assert found({"api_key": ("sk",)}, environ={"MLXONE_API_KEY": ""}) == {"api_key": ("sk",)}
+
+
+def test_each_value_knows_its_place():
+    given = values({"port": 1}, {"MLXONE_API_KEY": "a"}, {"grace": 2}, FILE)
+    assert {name: one.shown_as for name, one in given.items()} == {
+        "port": "--port",
+        "api_key": "MLXONE_API_KEY",
+        "grace": "config.toml: serve.grace",
+    }
 
 
 @pytest.mark.parametrize(
@@ -129,4 +166,5 @@ def test_no_flag_is_there_and_to_come_at_once():
 def test_the_variables_are_nobody_elses():
     # Read by other parts, and for all verbs.
     taken = {"MLXONE_HOME", "MLXONE_MODEL", "MLXONE_MODEL_DIR", "MLXONE_CPU", "MLXONE_BLAS", "MLXONE_WIRE"}
-    assert {variable(s) for s in SERVE_SETTINGS} & taken == set()
+    to_come = {"MLXONE_" + flag[2:].replace("-", "_").upper() for flag in LATER}
+    assert ({variable(s) for s in SERVE_SETTINGS} | to_come) & taken == set()

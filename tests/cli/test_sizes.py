@@ -59,6 +59,19 @@ def test_in_words(size, words):
     assert sizes.in_words(size) == words
 
 
+@pytest.mark.parametrize(
+    ("part", "whole", "words"),
+    [
+        (540_000_000, 5_100_000_000, "0.54 of 5.1 GB"),
+        (0, 1_000_000_000, "0.00 of 1.0 GB"),
+        (4_600_000, 20_000_000, "5 of 20 MB"),
+        (0, 999_000_000, "0 of 999 MB"),
+    ],
+)
+def test_shares(part, whole, words):
+    assert sizes.share_in_words(part, whole) == words
+
+
 @given(st.integers(10**6, 10**15))
 def test_what_is_said_can_be_read_again(size):
     assert sizes.read_size(sizes.in_words(size)) == pytest.approx(size, rel=0.06)

@@ -24,7 +24,7 @@ from tests.e2e.serving import (
 )
 from tests.service.rig import TOKENIZER
 
-SECRET = "no tensor at /home/somebody/models"
+SECRET = "no tensor at /srv/somebody/models"
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import json
 import signal
 import socket
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from tests.e2e.serving import (
 from tests.service.rig import write_folder
 
 ENDLESS = {"stream": True, "max_tokens": None}  # to the end of a long context
+LATE = 40.0  # seconds after which a server that was told to end is not going to
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +50,25 @@ def server(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pr
 
 
 KEY = {"authorization": "Bearer right-key-7f3a"}
+
+
+@pytest.fixture
+def clients() -> Iterator[contextlib.ExitStack]:
+    """Closes their sockets, whatever the test came to."""
+    with contextlib.ExitStack() as sockets:
+        yield sockets
+
+
+@contextlib.contextmanager
+def told_to_end(server: Program, number: int = signal.SIGTERM) -> Iterator[None]:
+    """One that does not end when it should is killed: else its clients wait for all that it could say."""
+    too_late = threading.Timer(LATE, server.process.kill)
+    too_late.start()
+    try:
+        server.tell(number)
+        yield
+    finally:
+        too_late.cancel()
 
 
 def stream(server: Program, text: str = "Hi", **fields: object) -> socket.socket:
@@ -131,6 +152,8 @@ def test_a_folder_of_models_with_the_operators_flags(tmp_path: Path):
         tmp_path / "home", *flags, "--max-tokens", "3", "--queue", "7", MLXONE_MODEL=first
     ) as server:
         assert server.ready["loaded"] == [] and set(server.ready["models"]) >= {"a", "b"}
+        listed = [model["id"] for model in server.ask("GET", "/v1/models").json["data"]]
+        assert server.ready["default"] == "a" and listed == server.ready["models"]
         answer = server.chat(max_tokens=None)
         assert answer.json["model"] == "a" and answer.json["usage"]["completion_tokens"] == 3
         assert server.chat(model="b").json["model"] == "b"
@@ -200,21 +223,23 @@ def test_64_mb_leave_no_trace_in_its_memory(server: Program, chunked: bool):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
-def test_a_signal_under_load(tmp_path: Path, model: Path, number: int, code: int):
+def test_a_signal_under_load(
+    tmp_path: Path, model: Path, clients: contextlib.ExitStack, number: int, code: int
+):
     """Streams that end by themselves are finished; endless ones, and those in the queue, are told."""
     with Program(tmp_path / "home", model, "--grace", "1", "--log-level", "warn") as server:
-        running = stream(server)
+        running = clients.enter_context(stream(server))
         seen = begun(running)
-        waiting = [stream(server, f"Question {n}", stream=n % 2 == 0) for n in range(8)]
-        idle = server.connect()
+        waiting = [
+            clients.enter_context(stream(server, f"Question {n}", stream=n % 2 == 0)) for n in range(8)
+        ]
+        idle = clients.enter_context(server.connect())
         until(lambda: server.rows == (1, 8), "all of them")
         assert server.holds
-        server.tell(number)
+        clients.enter_context(told_to_end(server, number))
         told = [rest_of(running, seen), *(rest_of(sock, b"") for sock in waiting)]
         until(lambda: is_closed(idle), "the end of the idle connection")
         assert server.wait() == code
-        for sock in (running, idle, *waiting):
-            sock.close()
         for place, said in enumerate(told):
             head, _, body = said.partition(b"\r\n\r\n")
             assert b"shutting_down" in body, said[-200:]
@@ -230,43 +255,40 @@ def test_a_signal_under_load(tmp_path: Path, model: Path, number: int, code: int
         assert server.holds == []
 
 
-def test_what_ends_within_the_grace_is_finished(tmp_path: Path, model: Path):
+def test_what_ends_within_the_grace_is_finished(tmp_path: Path, model: Path, clients: contextlib.ExitStack):
     with Program(tmp_path / "home", model, "--grace", "60", "--log-level", "warn") as server:
-        running = stream(server, max_tokens=300)
+        running = clients.enter_context(stream(server, max_tokens=300))
         seen = begun(running)
-        waiting = stream(server, "Another", max_tokens=5)
+        waiting = clients.enter_context(stream(server, "Another", max_tokens=5))
         accepted = waiting.recv(20)  # from here on it has a place in the queue
-        server.tell(signal.SIGTERM)
+        clients.enter_context(told_to_end(server))
         for sock, already in ((running, seen), (waiting, accepted)):
             said = rest_of(sock, already)
             assert b"data: [DONE]\n\n" in said and b'"finish_reason":"length"' in said
-            sock.close()
         assert server.wait() == 0
         assert server.log == [] and server.holds == []
 
 
-def test_nobody_new_is_served_while_it_ends(tmp_path: Path, model: Path):
+def test_nobody_new_is_served_while_it_ends(tmp_path: Path, model: Path, clients: contextlib.ExitStack):
     with Program(tmp_path / "home", model, "--grace", "60", "--log-level", "warn") as server:
-        running = stream(server, max_tokens=600)
+        running = clients.enter_context(stream(server, max_tokens=600))
         begun(running)
-        server.tell(signal.SIGTERM)
+        clients.enter_context(told_to_end(server))
 
         def refused() -> bool:
             with socket.socket() as probe:
                 return probe.connect_ex(("127.0.0.1", server.port)) != 0
 
-        until(refused, "the end of listening")
+        until(refused, "the end of listening", LATE)
         running.close()
         assert server.wait() == 0
 
 
-def test_a_second_signal_ends_it_at_once(tmp_path: Path, model: Path):
+def test_a_second_signal_ends_it_at_once(tmp_path: Path, model: Path, clients: contextlib.ExitStack):
     with Program(tmp_path / "home", model, "--grace", "1000") as server:
-        running = stream(server)
-        begun(running)
-        server.tell(signal.SIGTERM)
-        until(lambda: any("stopping" in line["message"] for line in server.log), "the first one")
+        begun(clients.enter_context(stream(server)))
+        clients.enter_context(told_to_end(server))
+        until(lambda: any("stopping" in line["message"] for line in server.log), "the first one", LATE)
         server.tell(signal.SIGTERM)
         assert server.wait() == -signal.SIGTERM
-        running.close()
         assert "Traceback" not in server.stderr

@@ -323,8 +323,9 @@ def test_others_are_served_while_a_template_takes_its_time(tmp_path: Path):
 # Errors -----------------------------------------------------------------------------------------------
 
 
-def tells_nothing(answer: Answer, *places: Path) -> None:
-    text = answer.body.decode()
+def tells_nothing(answer: Answer, *places: Path, asked: str = "{}") -> None:
+    """But for the name that was asked for: a client may hear its own words."""
+    text = answer.body.decode().replace(asked, "")
     for word in ("Traceback", 'File "', "site-packages", ".py", str(Path.home()), *map(str, places)):
         assert word not in text, text
     assert sys.prefix not in text
@@ -341,7 +342,7 @@ def test_an_error_names_no_place_of_this_machine(tmp_path: Path, monkeypatch: py
         for name in ("damaged", "headless", "strange", "nothing", str(folder / "fine")):
             for answer in asked_everywhere(server, name):
                 assert answer.status >= 400 or answer.json.get("object") == "model"
-                tells_nothing(answer, tmp_path)
+                tells_nothing(answer, tmp_path, asked=name)
         assert server.chat(model="fine").status == 200
         for answer in (
             server.ask("GET", "/nowhere"),

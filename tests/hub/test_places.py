@@ -56,9 +56,28 @@ def test_no_config_is_an_empty_one(file: Path):
 
 
 def test_a_config(file: Path):
-    file.write_text('model = "org/m"\n[server]\nport = 1\n')
-    assert config.load_config() == {"model": "org/m", "server": {"port": 1}}
+    file.write_text('model = "org/m"\nmodel_dirs = []\n[serve]\nport = 1\n')
+    assert config.load_config() == {"model": "org/m", "model_dirs": [], "serve": {"port": 1}}
     assert config.text_setting("model") == "org/m"
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "hint"),
+    [
+        ('[server]\napi_key = "sk-1"\n', "server", "did you mean serve?"),
+        ("[serv]\n", "serv", "did you mean serve?"),
+        ('modle = "m"', "modle", "did you mean model?"),
+        ("model-dirs = []", "model-dirs", "did you mean model_dirs?"),
+        ('api_key = "sk-1"', "api_key", "what the server is set to stands under [serve]"),
+        ("zzz = 1", "zzz", ""),
+    ],
+)
+def test_a_name_that_nobody_reads_is_refused(file: Path, content: str, name: str, hint: str):
+    file.write_text(content)
+    with pytest.raises(UsageError) as e:
+        config.text_setting("model")
+    assert e.value.message == f"{file}: there is no {name!r}, only model, model_dirs and the table [serve]"
+    assert e.value.hint == hint
 
 
 @pytest.mark.parametrize("content", [b"model = ", b"= 3", b"\xff\xfe", b"a = 1\na = 2"])

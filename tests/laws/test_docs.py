@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 import pytest
 
+from mlxone.cli.flags import value_name
 from mlxone.cli.group import VERBS, group
 from mlxone.cli.later_flags import LATER
 from mlxone.core.errors import EXIT_CODES
@@ -19,7 +20,7 @@ from mlxone.core.settings import SERVE_SETTINGS, SETTINGS
 from mlxone.server.limits import Limits
 from tests.laws.walker import ROOT
 
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 
 
 def page(name: str) -> str:
@@ -86,7 +87,14 @@ def test_links_between_pages_lead_somewhere(file: Path):
 
 def test_the_readme_links_every_page_of_docs():
     readme = page("README.md")
-    assert [p.name for p in PAGES if p.parent.name == "docs" and f"(docs/{p.name})" not in readme] == []
+    pages = [p.relative_to(ROOT).as_posix() for p in PAGES]
+    assert [p for p in pages if p.startswith("docs/") and f"({p})" not in readme] == []
+
+
+def test_the_servers_page_links_every_protocol():
+    server = page("docs/server.md")
+    names = [p.name for p in PAGES if p.parent.name == "protocols"]
+    assert names and [name for name in names if f"(protocols/{name})" not in server] == []
 
 
 def test_the_readme_has_two_set_up_commands():
@@ -120,14 +128,15 @@ def rows(text: str, head: str) -> dict[str, list[str]]:
     """The table below that head: the name in each row's first cell -> its other cells."""
     lines = text.split(head, 1)[1].splitlines()[2:]
     table = [
-        line.strip("| ").split(" | ") for line in itertools.takewhile(lambda line: line[:1] == "|", lines)
+        line.replace("\\|", "|").strip("| ").split(" | ")
+        for line in itertools.takewhile(lambda line: line[:1] == "|", lines)
     ]
     return {cells[0].strip("`"): cells[1:] for cells in table}
 
 
 def test_every_setting_of_the_server_is_on_its_page():
     table = rows(page("docs/server.md"), "| flag | variable |")
-    assert list(table) == [setting.flag for setting in SERVE_SETTINGS]
+    assert list(table) == [f"{setting.flag} {value_name(setting)}".rstrip() for setting in SERVE_SETTINGS]
     assert [cells[1] for cells in table.values()] == [setting.run_default for setting in SERVE_SETTINGS]
 
 
@@ -139,8 +148,8 @@ def test_every_flag_that_is_to_come_is_on_the_servers_page():
 def test_every_limit_is_on_the_servers_page():
     table = rows(page("docs/server.md"), "| limit | value |")
     assert {name: cells[0] for name, cells in table.items()} == {
-        field.name: f"{field.default:,g}" if field.default < 1e6 else f"{field.default:,}"
-        for field in dataclasses.fields(Limits)
+        name: f"{value:,g}" if value < 1e6 else f"{value:,}"
+        for name, value in dataclasses.asdict(Limits()).items()
     }
 
 

@@ -107,7 +107,8 @@ async def stream(server: App, *args: Any, **more: Any) -> Watched:
 
 
 async def ask_async(server: App, *args: Any, **more: Any) -> Answer:
-    return await whole(await server(request(*args, **more)))
+    async with asyncio.timeout(60):  # a hang is a failure like any other
+        return await whole(await server(request(*args, **more)))
 
 
 def ask(server: App, *args: Any, **more: Any) -> Answer:

@@ -16,7 +16,7 @@ from mlxone import __version__
 from mlxone.core.errors import DamagedModel, MlxoneError
 from mlxone.server.errors import TooLarge
 from mlxone.server.guard import Guard
-from mlxone.server.protocols import openai_chat
+from mlxone.server.protocols import llamacpp, openai_chat, openai_completions, openai_models
 from mlxone.server.routes import ROUTES
 from tests.fakes import FakeContext, spoken
 from tests.server.rig import CHAT, app, ask, ask_async, request, whole
@@ -103,20 +103,35 @@ def test_completions():
     assert answer.json()["choices"][0]["text"] == " is"
 
 
+READERS: dict[str, tuple[Any, str, dict[str, Any]]] = {
+    PATH: (openai_chat, "parse", {"messages": [{"role": "user", "content": "x"}]}),
+    "/completions": (openai_completions, "parse", {"prompt": "x"}),
+    "/tokenize": (llamacpp, "tokenize", {"content": "x"}),
+    "/detokenize": (llamacpp, "detokenize", {"tokens": [1]}),
+    "/models/load": (openai_models, "named", {"model": "m"}),
+    "/models/unload": (openai_models, "named", {"model": "m"}),
+}
+
+
+def test_every_route_with_a_body_has_its_reader():
+    assert {path.removeprefix("/v1") for path in READERS} == {route.path for route in ROUTES if route.takes}
+
+
 @pytest.mark.parametrize(("size", "beside"), [(10, False), (300_000, True)])
-def test_a_long_body_is_read_beside_the_loop(size: int, beside: bool, monkeypatch):
+@pytest.mark.parametrize("path", READERS)
+def test_a_long_body_is_read_beside_the_loop(path: str, size: int, beside: bool, monkeypatch):
+    codec, name, body = READERS[path]
     readers: list[threading.Thread] = []
 
     def reading(body: bytes) -> Any:
         readers.append(threading.current_thread())
         return parse(body)
 
-    parse = openai_chat.parse
-    monkeypatch.setattr(openai_chat, "parse", reading)
+    parse = getattr(codec, name)
+    monkeypatch.setattr(codec, name, reading)
     context = FakeContext(spoken("Hi"))
-    answer = ask(app(context), "POST", PATH, {"messages": [{"role": "user", "content": "x" * size}]})
-    assert answer.status == 200
-    assert len(context.asked[0].requests[0].messages[0].content) == size
+    context.may_manage = True
+    assert ask(app(context), "POST", path, body | {"padding": "x" * size}).status == 200
     assert [reader is not threading.main_thread() for reader in readers] == [beside]
 
 
@@ -179,6 +194,9 @@ def test_head_is_answered_as_get():
         ("Application/JSON; charset=UTF-8", True),
         ('application/json;charset="utf-8"', True),
         ("application/json;", True),
+        ('application/json; charset=utf-8; profile="x"', True),
+        ('application/json; profile="x" ; charset = "UTF-8"', True),
+        ('application/json; profile="x"; charset=latin-1', False),
         ("", True),
         ("text/plain", False),
         ("text/plain;application/json", False),

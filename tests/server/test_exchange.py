@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from typing import Any
@@ -9,10 +10,11 @@ from typing import Any
 import pytest
 
 from mlxone.core.words import Stats
-from mlxone.server.exchange import Spent
+from mlxone.server.counters import Counters
+from mlxone.server.exchange import Exchange, Spent
 from mlxone.server.guard import Guard
 from tests.fakes import FakeContext, spoken
-from tests.server.rig import CHAT, app, ask
+from tests.server.rig import CHAT, app, ask, request, stream
 
 PATH = "/v1/chat/completions"
 
@@ -52,6 +54,59 @@ def test_choices_share_a_prompt_and_add_their_tokens(streams: bool, caplog):
     two = app(FakeContext([*spoken("Hello", choice=1), *spoken("You", choice=0)]))
     (fields,) = lines(caplog, "POST", PATH, CHAT | {"n": 2, "stream": streams}, server=two)
     assert (fields["prompt_tokens"], fields["generated_tokens"]) == (5, 8)
+
+
+@pytest.mark.parametrize("streams", [False, True])
+def test_each_prompt_is_counted_once(streams: bool, caplog):
+    script = [step for choice in range(4) for step in spoken("Hi", choice=choice)]
+    asked = {"prompt": ["a", "b"], "n": 2, "stream": streams}
+    (fields,) = lines(caplog, "POST", "/completions", asked, server=app(FakeContext(script)))
+    assert (fields["prompt_tokens"], fields["generated_tokens"]) == (10, 8)
+
+
+def test_a_second_end_changes_nothing(caplog):
+    async def run() -> Counters:
+        server = app(FakeContext(spoken("Hi")))
+        body = await stream(server, "POST", PATH, CHAT | {"stream": True})
+        assert [piece async for piece in body]
+        await body.aclose()
+        await body.aclose()
+        return server.shared.counters
+
+    with caplog.at_level(logging.INFO, "mlxone"):
+        counters = asyncio.run(run())
+    assert (counters.total, counters.in_flight) == (1, 0)
+    assert len([record for record in caplog.records if hasattr(record, "fields")]) == 1
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("POST", PATH, CHAT),
+        ("POST", "/completions", {"prompt": "x"}),
+        ("POST", "/tokenize", {"content": "x"}),
+        ("POST", "/detokenize", {"tokens": [1]}),
+        ("POST", "/models/load", {"model": "m"}),
+        ("POST", "/models/unload", {"model": "m"}),
+    ],
+)
+def test_what_means_nothing_is_named_in_the_debug_log(method: str, path: str, body: dict[str, Any], caplog):
+    lines(caplog, method, path, body | {"frobnicate": 1}, level=logging.DEBUG)
+    assert any("req-1 gave frobnicate" in record.getMessage() for record in caplog.records)
+
+
+def test_so_is_what_means_nothing_in_a_query(caplog):
+    lines(caplog, "GET", "/props", query={"modle": "SECRET", "model": "m"}, level=logging.DEBUG)
+    said = [record.getMessage() for record in caplog.records if " gave " in record.getMessage()]
+    assert said == ["req-1 gave ?modle, which means nothing here"]
+
+
+@pytest.mark.parametrize(("level", "most"), [(logging.INFO, 0), (logging.DEBUG, 50)])
+def test_how_much_of_it_is_named(level: int, most: int, caplog):
+    given = iter(map(str, range(1_000)))
+    with caplog.at_level(level, "mlxone"):
+        Exchange(request("GET", "/"), app().shared).ignores(given)
+    assert len(caplog.records) == most and next(given) == str(most)
 
 
 def test_a_refusal_is_a_line_with_its_code(caplog):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import jsonschema_rs
 import msgspec
 import pytest
 import schemathesis
@@ -79,6 +80,28 @@ def test_every_reference_leads_somewhere():
         place: Any = DOCUMENT
         for name in reference.removeprefix("#/").split("/"):
             place = place[name]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("GET", "/health", b""),
+        ("GET", "/version", b""),
+        ("POST", "/tokenize", {"content": "Hi"}),
+        ("POST", "/tokenize", {"content": "Hi", "with_pieces": True}),
+        ("POST", "/detokenize", {"tokens": [72]}),
+        ("POST", "/detokenize", {"tokens": "Hi"}),
+        ("POST", "/chat/completions", {}),
+    ],
+)
+def test_a_small_answer_and_an_error_are_described_in_full(method: str, path: str, body: Any):
+    answer = ask(app(), method, path, body)
+    said = operations()[method, path]["responses"]["200" if answer.status == 200 else "4XX"]
+    reference = said["content"]["application/json"]["schema"]
+    schema = {**reference, "components": DOCUMENT["components"]}
+    jsonschema_rs.validate(schema, answer.json())
+    with pytest.raises(jsonschema_rs.ValidationError):
+        jsonschema_rs.validate(schema, {})
 
 
 def read_by_schemathesis() -> list[Any]:

@@ -17,7 +17,7 @@ import mlxone
 from mlxone.core.errors import MlxoneError, ShuttingDown, UsageError
 from mlxone.core.settings import SERVER_SETTINGS
 from mlxone.core.words import Failed
-from mlxone.server import serving
+from mlxone.server import listening, serving
 from mlxone.server.serving import Serving, create_server
 from tests.fakes import FakeContext, Step, spoken
 from tests.server.rig import CHAT, events
@@ -207,6 +207,91 @@ def test_who_waits_for_a_model_that_never_comes_is_told():
     assert requests == {("/chat/completions", 503): 1}
 
 
+class Beginning(FakeContext):
+    """Waits in its start until `starting` is set, and says that it does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun, self.starting = asyncio.Event(), asyncio.Event()
+
+    async def start(self) -> None:
+        self.begun.set()
+        await super().start()
+
+
+def test_stopped_while_it_starts_it_does_not_serve():
+    async def run():
+        context = Beginning()
+        one = server(context)
+        task = asyncio.create_task(one.start())
+        await context.begun.wait()
+        await one.stop()
+        context.starting.set()
+        with pytest.raises(ShuttingDown):
+            await task
+        return one, context.graces
+
+    one, graces = asyncio.run(run())
+    assert one._app.shared.phase == "draining" and graces == [5.0]
+
+
+def test_stopped_while_it_begins_to_listen_it_does_not_either(monkeypatch):
+    async def run():
+        context = Beginning()
+        context.starting.set()
+        looking, go_on = asyncio.Event(), asyncio.Event()
+
+        async def slow(host: str, port: int) -> list[socket.socket]:
+            looking.set()
+            await go_on.wait()
+            return await real(host, port)
+
+        real = listening.tcp_sockets
+        monkeypatch.setattr(listening, "tcp_sockets", slow)
+        one = server(context)
+        task = asyncio.create_task(one.start())
+        await looking.wait()
+        await one.stop()
+        go_on.set()
+        with pytest.raises(ShuttingDown):
+            await task
+        assert not context.begun.is_set()
+        return one.url, context.graces
+
+    url, graces = asyncio.run(run())
+    assert not is_listening(url) and graces == [5.0]
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_told_to_stop_it_does_not_wait_for_the_models(early: bool):
+    async def run():
+        context, stop = FakeContext(), asyncio.Event()
+        context.starting = asyncio.Event()  # which never comes
+        one = server(context)
+        if early:
+            stop.set()
+        task = asyncio.create_task(one.serve_forever(stop=stop))
+        while not (early or one._http.addresses):
+            await asyncio.sleep(0)
+        stop.set()
+        async with asyncio.timeout(20):
+            await task
+        return context.graces, one._http._listeners
+
+    assert asyncio.run(run()) == ([0.0], [])
+
+
+def test_a_start_that_fails_ends_serving():
+    async def run():
+        context = FakeContext()
+        context.start_fails = UsageError("no such model")
+        async with asyncio.timeout(20):
+            with pytest.raises(UsageError, match="no such model"):
+                await server(context).serve_forever(stop=asyncio.Event())
+
+    asyncio.run(run())
+
+
 def test_a_port_in_use_is_one_line_and_no_model_is_loaded():
     async def run():
         async with server() as first:
@@ -244,7 +329,7 @@ def test_a_server_for_the_network_without_a_key_is_warned_of(keys: list[str], ca
         assert ask(one.url, "GET", "/health", host="any.example")[0] == 200
     said = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert len(said) == (not keys)
-    assert not said or ("0.0.0.0" in said[0] and "key" in said[0])
+    assert not said or all(name in said[0] for name in ("0.0.0.0", "--api-key", "--allowed-hosts"))
 
 
 def test_the_name_must_be_ours_on_loopback():
@@ -347,6 +432,46 @@ def test_a_client_that_hangs_up_cancels_its_answer():
     assert asyncio.run(run()) == {("/chat/completions", 499): 1}
 
 
+def test_an_answer_cut_off_by_the_end_is_written_down_as_it_was_sent(caplog):
+    class Waiting(FakeContext):
+        async def answer(self, asked: Any) -> Any:
+            self.asked.append(asked)
+            await asyncio.Event().wait()
+
+    async def run():
+        context = Waiting()
+        one = server(context, grace=0.0)
+        await one.start()
+        running = asyncio.create_task(ask_async(one.url, "POST", PATH, CHAT))
+        while not context.asked:
+            await asyncio.sleep(0.001)
+        await one._http.close(0.0)
+        await one.stop()
+        return (await running)[0], one.counters
+
+    with caplog.at_level(logging.INFO, "mlxone"):
+        status, counters = asyncio.run(run())
+    assert status == 503 and counters.requests == {("/chat/completions", 503): 1}
+    (fields,) = [record.fields for record in caplog.records if hasattr(record, "fields")]
+    assert (fields["status"], fields["error"]) == (503, "shutting_down")
+
+
+def test_what_is_no_request_is_counted_and_has_an_id():
+    async def run():
+        async with server() as one:
+            reader, writer = await asyncio.open_connection("127.0.0.1", one.port)
+            writer.write(b"nonsense\r\n\r\n")
+            said = await reader.read()
+            writer.close()
+            return said, one.counters.requests
+
+    said, requests = asyncio.run(run())
+    head, _, body = said.decode().partition("\r\n\r\n")
+    error = json.loads(body)["error"]
+    assert error["code"] == "bad_request" and f"x-request-id: {error['request_id']}" in head
+    assert requests == {("(refused)", 400): 1}
+
+
 # What it is made from
 
 
@@ -355,6 +480,17 @@ def test_a_client_that_hangs_up_cancels_its_answer():
     [
         ({"port": 65_536}, "port"),
         ({"port": -1}, "port"),
+        ({"port": "80"}, "port"),
+        ({"port": True}, "port"),
+        ({"host": None}, "host"),
+        ({"uds": 3}, "uds"),
+        ({"limits": {"connections": 3}}, "limits"),
+        ({"grace": "10"}, "grace"),
+        ({"grace": None}, "grace"),
+        ({"api_keys": None}, "api_keys"),
+        ({"api_keys": [5]}, "api_keys"),
+        ({"allowed_origins": [b"*"]}, "allowed_origins"),
+        ({"allowed_hosts": 5}, "allowed_hosts"),
         ({"grace": -1.0}, "grace"),
         ({"grace": float("nan")}, "grace"),
         ({"api_keys": "secret"}, "api_keys"),

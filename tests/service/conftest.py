@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import pytest
 
@@ -30,7 +31,7 @@ def sliding(tmp_path_factory: pytest.TempPathFactory) -> mlxone.Model:
 @pytest.fixture
 def own_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     """A budget of a test is not MLX's limit for the tests after it."""
-    monkeypatch.setattr(arrays, "_limit", None)
+    monkeypatch.setattr(arrays, "_limits", WeakKeyDictionary())
     monkeypatch.setattr(arrays, "_mlx_limit", None)
     monkeypatch.setattr(mx, "set_memory_limit", lambda size: size)
 

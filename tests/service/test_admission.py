@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import pytest
 
@@ -29,7 +30,7 @@ def limits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return before
 
     monkeypatch.setattr(mx, "set_memory_limit", set_limit)
-    monkeypatch.setattr(arrays, "_limit", None)
+    monkeypatch.setattr(arrays, "_limits", WeakKeyDictionary())
     monkeypatch.setattr(arrays, "_mlx_limit", None)
     return told
 
@@ -52,7 +53,7 @@ def on(monkeypatch: pytest.MonkeyPatch, usable: int, free: int | None = None, me
 def test_the_budget_is_what_may_be_used_and_mlx_hears_of_it(model, monkeypatch, limits):
     on(monkeypatch, 8 * GB)
     found = admission.admission(model)
-    assert (found.budget, limits) == (8 * GB, [8 * GB])
+    assert found.budget == 8 * GB and set(limits) == {8 * GB}
     assert isinstance(found.admit(10, 10), Ticket)
 
 
@@ -67,8 +68,14 @@ def test_what_others_hold_is_not_promised(model, monkeypatch, limits):
     on(monkeypatch, 8 * GB, free=1 * GB)
     monkeypatch.setattr(mx, "get_active_memory", lambda: 3 * GB)
     monkeypatch.setattr(mx, "get_cache_memory", lambda: GB // 2)
-    assert admission.admission(model).budget == 4 * GB + GB // 2  # what this process holds, it may use
-    assert admission.admission(model, memory_budget=500).budget == 4 * GB + GB // 2
+    found = admission.admission(model)
+    weights = found.promised_bytes
+    assert 0 < weights < 3 * GB
+    # MLX's cache is anyone's, and of the rest only what this one promised is its own.
+    assert found.budget == 1 * GB + GB // 2 + weights
+    assert admission.admission(model, memory_budget=500).budget == found.budget
+    monkeypatch.setattr(mx, "get_active_memory", lambda: 1_000)
+    assert admission.admission(model).budget == 1 * GB + GB // 2 + 1_000  # it was not read yet
 
 
 def test_how_prompts_are_read_counts(model, monkeypatch):
@@ -90,12 +97,60 @@ def test_a_model_larger_than_all_memory_is_refused(model, monkeypatch, limits):
 
 
 def test_a_limit_is_never_raised(limits):
-    arrays.limit_memory(200 * GB)
+    arrays.limit_memory(Owner(), 200 * GB, 200 * GB)
     assert limits == [200 * GB, 100 * GB]
 
 
+class Owner:
+    pass
+
+
+def test_limits_add_up_to_what_the_machine_allows_and_are_given_back(limits):
+    one, two = Owner(), Owner()
+    arrays.limit_memory(one, 2 * GB, 8 * GB)
+    arrays.limit_memory(two, 3 * GB, 8 * GB)
+    assert limits == [2 * GB, 5 * GB]  # neither stands in the other's way
+    arrays.limit_memory(two, 7 * GB, 8 * GB)
+    assert limits[-1] == 8 * GB
+    arrays.lift_limit(two)
+    assert limits[-1] == 2 * GB
+    del one  # gone without a word
+    assert arrays._limit() is None
+    arrays.lift_limit(two)
+    three = Owner()
+    arrays.limit_memory(three, GB, 8 * GB)
+    arrays.lift_limit(three)
+    assert limits[-1] == 100 * GB  # MLX's own
+
+
+def test_a_ledger_limits_while_a_model_of_it_is_open(model, monkeypatch, limits):
+    on(monkeypatch, 8 * GB)
+    ledger = admission.Ledger(2.0)
+    ledger.measure()
+    assert limits == []
+    one, two = ledger.open(model), ledger.open(model)
+    monkeypatch.setattr(mx, "get_active_memory", lambda: 3 * GB)
+    ledger.measure()
+    assert limits[-1] == 5 * GB  # beside what others in this process hold
+    ledger.drop(one)
+    assert arrays._limit() == 5 * GB
+    ledger.drop(two)
+    assert arrays._limit() is None and limits[-1] == 100 * GB
+
+
+def test_measured_again_when_it_is_old(model, monkeypatch, limits):
+    on(monkeypatch, 8 * GB)
+    ledger = admission.Ledger(None)
+    assert ledger.measure_again(1e6)  # never before
+    found = ledger.open(model)
+    on(monkeypatch, 6 * GB)
+    assert not ledger.measure_again(1e6) and found.budget == 8 * GB
+    assert ledger.measure_again(0.0) and found.budget == ledger.budget == 6 * GB
+
+
 def test_work_stops_where_memory_outgrew_the_limit(model, monkeypatch, limits):
-    arrays.limit_memory(4 * GB)
+    owner = Owner()
+    arrays.limit_memory(owner, 4 * GB, 8 * GB)
     prompt = list(range(3, 40))
     assert list(mlxone.generate(model, prompt, max_tokens=2, eos_token_ids=()))
     monkeypatch.setattr(mx, "get_active_memory", lambda: 5 * GB)

@@ -14,7 +14,7 @@ from mlxone.core.words import ChatRequest, Message
 from mlxone.models.decoder import Decoder
 from mlxone.models.spec import LayerSpec
 from mlxone.service.answer import prompt_ids
-from mlxone.service.borders import borders, keeps_every_token
+from mlxone.service.borders import borders
 from mlxone.service.model import Model
 from tests.service.rig import TEMPLATE, TOKENIZER, ids_of, scripted
 from tests.text.templates import CONVERSATIONS, TEMPLATES
@@ -25,7 +25,7 @@ USER, MODEL, AGAIN = Message("user", "Hi"), Message("assistant", "Hello."), Mess
 
 
 def model_of(*layers: LayerSpec, template: str | None = TEMPLATE) -> Model:
-    spec = SimpleNamespace(layers=layers, vocab_size=1_000, context_length=None)
+    spec = SimpleNamespace(layers=layers, window=8, vocab_size=1_000, context_length=None)
     return replace(
         scripted("x", template=template), decoder=cast(Decoder, cast(Any, SimpleNamespace(spec=spec)))
     )
@@ -77,7 +77,6 @@ def test_the_requests_own_values_reach_the_template():
 @pytest.mark.parametrize("layers", [(), (FULL,), (FULL, FULL)])
 def test_a_model_that_keeps_every_token_has_none(layers: tuple[LayerSpec, ...]):
     model = model_of(*layers, template="{{ raise_exception('never asked') }}")
-    assert keeps_every_token(model.decoder.spec)
     assert borders(model, asking(SYSTEM, USER), ids_of("any")) == ()
 
 
@@ -92,6 +91,13 @@ def test_a_template_that_refuses_half_a_conversation_gives_fewer():
     assert parts(asking(SYSTEM, USER), model) == ["<s>system: Be brief.\n<s>user: Hi\n", "assistant:"]
     never = "{% if not add_generation_prompt %}{{ raise_exception('no') }}{% endif %}" + TEMPLATE
     assert len(parts(asking(SYSTEM, USER), model_of(SLIDING, template=never))) == 1
+
+
+def test_an_open_last_message_has_its_borders_too():
+    """The beginnings are whole, whatever the last message of them is."""
+    tools = Message("assistant", None, {"tool_calls": []})
+    request = asking(USER, tools, AGAIN, MODEL, template_kwargs={"continue_final_message": True})
+    assert parts(request) == ["<s>user: Hi\n<s>assistant: \n", "<s>user: Bye\n<s>assistant: Hello."]
 
 
 def test_a_border_lies_where_the_prompts_really_part():

@@ -74,6 +74,22 @@ def test_a_named_one_that_is_not_there_and_two_of_one_name(folders: Path):
         Catalogue([folders / "beta-1B", twin]).look()
 
 
+def test_a_link_that_points_elsewhere_later_changes_no_offer(folders: Path):
+    link = folders.parent / "current"
+    link.symlink_to(folders / "alpha-1B")
+    offer = Catalogue([link]).look()[0]
+    assert (
+        offer.key == os.path.realpath(folders / "alpha-1B") == Catalogue([folders / "alpha-1B"]).look()[0].key
+    )
+    link.unlink()
+    link.symlink_to(folders / "beta-1B")
+    assert offer.key == os.path.realpath(folders / "alpha-1B")
+    assert offer.key == Catalogue([folders / "alpha-1B"]).look()[0].key
+    link.unlink()
+    link.symlink_to(folders / "beta-1B")
+    assert offer.key == os.path.realpath(folders / "alpha-1B")
+
+
 def test_words_name_a_model_of_the_folders(folders: Path):
     assert [offer.id for offer in Catalogue(["beta"], [folders]).look()] == ["beta-1B"]
 

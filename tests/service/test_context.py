@@ -20,7 +20,9 @@ from mlxone.core.errors import (
 from mlxone.core.words import Asked, ChatRequest, Failed, Finished, Message
 from mlxone.service import embedded, learning
 from mlxone.service.context import Context
+from mlxone.service.figures import StateFigures
 from mlxone.service.options import Options
+from tests.engine import tiny
 from tests.service.clients import (
     PROMPT,
     Gate,
@@ -177,6 +179,36 @@ def test_a_queue_has_an_end(stage: Stage):
     run(test)
 
 
+def test_all_answers_of_a_request_have_to_find_room(stage: Stage):
+    async def test() -> None:
+        async with serving(stage.model(), queue=3) as context:
+            await read(await context.answer(asked(choices=3)))  # nothing else is there
+            await quiet(context)
+            gate = Gate(stage)
+            first = await context.answer(asked())
+            await gate.wait()
+            second = await context.answer(asked(choices=2))
+            with pytest.raises(Overloaded, match="2 answers are waiting and 3 may: .* for 2 more"):
+                await context.answer(asked(choices=2))
+            third = await context.answer(asked())
+            gate.open()
+            for answers in (first, second, third):
+                await read(answers)
+
+    run(test)
+
+
+@pytest.mark.parametrize("queue", [0, 3])
+def test_what_can_never_find_room_is_not_told_to_come_again(stage: Stage, queue: int):
+    async def test() -> None:
+        async with serving(stage.model(), queue=queue) as context:
+            with pytest.raises(UsageError, match="4 answers are asked for at once") as refused:
+                await context.answer(Asked(None, asked().requests * 2, 2))
+            assert refused.value.param == "n"
+
+    run(test)
+
+
 def test_without_a_queue_one_at_a_time(stage: Stage):
     async def test() -> None:
         async with serving(stage.model(), queue=0) as context:
@@ -225,6 +257,30 @@ def test_a_named_model_is_warm_when_its_server_is_ready(stage: Stage):
             assert passes(stage) == []  # and the warm-up before them
             figures = context.figures()
             assert (figures.totals.answers, figures.prompt_cache.entries) == (0, 0)
+
+    run(test)
+
+
+@pytest.mark.parametrize(("config", "counts"), [(tiny.PLAIN, (2, 0)), (tiny.SLIDING, (1, 1))])
+def test_how_its_layers_remember(stage: Stage, config: dict[str, Any], counts: tuple[int, int]):
+    async def test() -> None:
+        async with serving(stage.model(config=config)) as context:
+            assert context.figures().states == StateFigures(*counts, "f32")
+
+    run(test)
+
+
+def test_before_its_first_answer_nobody_knows_of_what_states_are(stage: Stage):
+    stage.model()
+
+    async def test() -> None:
+        context = Context(folders=[stage.folder])
+        assert context.figures().states == StateFigures()
+        await context.tokenize("tiny", "Hi")
+        assert context.figures().states == StateFigures(2)
+        await read(await context.answer(replace(asked(), model="tiny")))
+        assert context.figures().states == StateFigures(2, element="f32")
+        await context.close()
 
     run(test)
 

@@ -17,6 +17,7 @@ from mlxone.service.options import Options
 from mlxone.service.shelf import Shelf
 from tests.service.clients import (
     PROMPT,
+    Gate,
     allow,
     asked,
     last,
@@ -147,5 +148,54 @@ def test_what_does_not_fit_beside_others_waits_for_them(stage: Stage, monkeypatc
             assert large.is_open and large._mail.held == 0
             await parked.aclose()
             assert tokens((await read(large))[0]) == recited(SCRIPT, 20, 450)
+
+    run(test)
+
+
+# What may be used changes ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("open_ended", [True, False])
+def test_whoever_waits_is_judged_by_what_may_be_used_now(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, open_ended: bool
+):
+    """An open-ended answer gets what there is; before another is refused, the machine is asked again."""
+    folder = stage.model()
+    size = [needed(Shelf(Options()), offer_of(folder), context=512)]
+    small = needed(Shelf(Options()), offer_of(folder), context=256)
+    allow(monkeypatch, lambda: size[0])
+
+    async def test() -> None:
+        async with serving(folder, prompt_cache_bytes=0) as context:
+            ledger, large = context._shelf.ledger, size[0]
+            gate = Gate(stage)
+            ahead = await context.answer(asked([5], tokens=1))
+            await gate.wait()
+            waits = await context.answer(asked(tokens=None if open_ended else 400))
+            size[0] = small
+            ledger.measure()
+            if not open_ended:
+                size[0], ledger._measured_at = large, None
+            gate.open()
+            await read(ahead)
+            assert last((await read(waits))[0]).stats.generated_tokens == (236 if open_ended else 400)
+            assert ledger.budget == size[0]
+
+    run(test)
+
+
+def test_what_may_be_used_is_asked_now_and_then(stage: Stage, monkeypatch: pytest.MonkeyPatch):
+    async def test() -> None:
+        async with serving(stage.model()) as context:
+            ledger = context._shelf.ledger
+            allow(monkeypatch, lambda: 50_000_000)
+            await read(await context.answer(asked()))
+            assert ledger.budget != 50_000_000  # it was asked a moment ago
+            ledger._measured_at = None
+            await read(await context.answer(asked()))
+            await quiet(context)
+            while ledger.budget != 50_000_000:
+                await asyncio.sleep(0.001)
+            assert context.figures().admission.usable_bytes == 50_000_000
 
     run(test)

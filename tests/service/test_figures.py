@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 from hypothesis import given
@@ -35,7 +35,9 @@ def test_work_adds_up_and_the_speed_is_that_of_late():
     for _ in range(LATE):
         tally.worked(fast)
     assert tally.decode_tps == pytest.approx(100.0) and tally.seconds_per_answer == pytest.approx(0.1)
+    tally.worked(replace(fast, cache_tokens=tuple(range(1_000))))
+    assert all(stats.cache_tokens == () for stats in tally._late)
     totals = tally.totals
-    assert (totals.prompt_tokens, totals.cached_tokens, totals.generated_tokens) == (180, 40, 99)
-    assert totals.prefill_seconds == pytest.approx(0.5) and totals.decode_seconds == pytest.approx(1.8)
+    assert (totals.prompt_tokens, totals.cached_tokens, totals.generated_tokens) == (190, 40, 110)
+    assert totals.prefill_seconds == pytest.approx(0.5) and totals.decode_seconds == pytest.approx(1.9)
     assert [f.name for f in fields(Totals)][:4] == ["answers", "failed", "cancelled", "refused"]

@@ -131,6 +131,21 @@ def test_a_wait_that_is_given_up_loses_nothing():
     inside(test)
 
 
+def test_a_loop_that_is_gone_is_noticed_without_a_reader():
+    async def test() -> Mailbox:
+        mail = Mailbox(1, bound=2, ended=told.append)
+        mail.put(0, token(0))
+        mail.put(0, token(1))
+        assert mail.stalled
+        return mail
+
+    told: list[Event | None] = []
+    mail = asyncio.run(test())
+    assert not mail.stalled  # else nobody would ever put anything again
+    mail.put(0, token(2))
+    assert mail.closed and mail.held == 0 and told == [None]
+
+
 def test_a_loop_that_is_gone_closes_it():
     async def test() -> Mailbox:
         mail = Mailbox(1)

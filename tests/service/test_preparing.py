@@ -12,10 +12,13 @@ from hypothesis import strategies as st
 from mlxone.core.errors import ContextOverflow, MlxoneError, UsageError
 from mlxone.core.settings import FALLBACK_TEMPERATURE
 from mlxone.core.words import ChatRequest, Message, Sampling
+from mlxone.fitting.admission import Refusal
+from mlxone.service import preparing
 from mlxone.service.options import Options
 from mlxone.service.preparing import Prepared, defaults, prepare
 from mlxone.service.shelf import Loaded, Shelf
-from tests.service.clients import offer_of
+from tests.engine import tiny
+from tests.service.clients import allow, offer_of
 from tests.service.rig import Stage, ids_of
 
 HELLO = (Message("user", "Hi"),)
@@ -201,7 +204,6 @@ def tight(stage: Stage, fits: int) -> Loaded:
     model = loaded(stage)
     work = model.admission._work
     model.admission.budget = model.admission.case.needs(replace(work, context=fits)).total_bytes
-    model.longest = model.admission.longest()
     assert model.longest < 512
     return model
 
@@ -233,6 +235,33 @@ def test_without_max_tokens_as_far_as_memory_allows(stage: Stage):
     with pytest.raises(ContextOverflow) as refused:
         prepare(model, ChatRequest(ids=(5,) * (model.longest + 1)), Options())
     assert refused.value.hint == "shorten the prompt"
+
+
+def test_what_may_be_used_changes_and_open_ends_follow(stage: Stage, monkeypatch: pytest.MonkeyPatch):
+    """What was right when the model was loaded refuses nobody later."""
+    big = {**tiny.PLAIN, "max_position_embeddings": 100_000}
+    size = [40_000_000]
+    allow(monkeypatch, lambda: size[0])
+    model = Shelf(Options()).take(offer_of(stage.model(config=big)))
+    request = ChatRequest(ids=(5,) * 20)
+    assert prepare(model, request, Options()).max_tokens == model.longest - 20 < 99_980
+    before = model.longest
+    for size[0] in (39_000_000, 50_000_000):
+        model.ledger.measure()
+        found = prepare(model, request, Options())
+        assert found.max_tokens == model.longest - 20
+        assert model.admission.never(20, found.max_tokens) is None
+        assert isinstance(model.admission.never(20, found.max_tokens + 1), Refusal)
+        assert (model.longest > before) == (size[0] > 40_000_000)
+
+
+def test_before_a_refusal_the_machine_is_asked_again(stage: Stage, monkeypatch: pytest.MonkeyPatch):
+    model = tight(stage, 200)
+    request = ChatRequest(ids=(5,) * 20, max_tokens=400)
+    with pytest.raises(ContextOverflow):  # it was asked a moment ago
+        prepare(model, request, Options())
+    monkeypatch.setattr(preparing, "OLD", 0.0)
+    assert prepare(model, request, Options()).max_tokens == 400
 
 
 # Choices -------------------------------------------------------------------------------------

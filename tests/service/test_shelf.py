@@ -12,13 +12,14 @@ from mlxone.backend.arrays import mx
 from mlxone.core.errors import ModelOverBudget, Overloaded, UsageError
 from mlxone.core.words import ChatRequest
 from mlxone.fitting.admission import Ticket
+from mlxone.fitting.work import Work
 from mlxone.hub import in_use
 from mlxone.kv.state import ModelState
 from mlxone.service import admission
 from mlxone.service.answer import answer
 from mlxone.service.memory import Shared
 from mlxone.service.options import Options
-from mlxone.service.shelf import Loaded, Shelf, check_context, without_weights
+from mlxone.service.shelf import AT_HAND, Loaded, Shelf, check_context, without_weights
 from tests.engine import tiny
 from tests.service.clients import Clock, allow, needed, offer_of
 from tests.service.rig import Stage, write_folder
@@ -101,6 +102,30 @@ def test_a_context_beyond_the_models_own(stage: Stage):
         check_context(loaded, 513)
 
 
+def test_words_of_a_few_are_kept_at_hand(stage: Stage):
+    clock = Clock()
+    shelf = Shelf(Options(), clock=clock)
+    offers = [offer_of(stage.model(f"m{n}")) for n in range(AT_HAND + 3)]
+    shelf.bring_in(offers[0])  # counted, and so not one of them
+    for offer in offers[1:]:
+        clock.now += 1
+        shelf.take(offer)
+        assert shelf.at_hand(offer)
+    assert [one.offer for one in shelf.loaded] == [offers[0], *offers[-AT_HAND:]]
+    shelf.put_all_away()
+    assert not any(in_use.using(offer.path) for offer in offers)
+
+
+def test_one_that_makes_trouble_keeps_no_other(stage: Stage):
+    shelf, offers = Shelf(Options()), [offer_of(stage.model(name)) for name in "abc"]
+    for offer in offers:
+        shelf.take(offer)
+    shelf.loaded[1].held.callback(lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        shelf.put_all_away()
+    assert not shelf.loaded and not any(in_use.using(offer.path) for offer in offers)
+
+
 def test_words_without_weights(stage: Stage):
     loaded = Shelf(Options()).take(offer_of(stage.model()))
     words = without_weights(loaded.model)
@@ -172,6 +197,31 @@ def test_kept_prompts_give_way_before_a_model_does(stage: Stage, monkeypatch: py
         assert (shelf.prefixes.bytes > 6_000) == back and shelf.ledger.promised_bytes <= size
 
 
+def test_nothing_gives_way_where_all_of_it_would_not_do(stage: Stage, monkeypatch: pytest.MonkeyPatch):
+    offers = [offer_of(stage.model(name)) for name in "abc"]
+    size = [needed(Shelf(Options()), *offers, context=512) + 10**6]
+    allow(monkeypatch, lambda: size[0])
+    shelf = Shelf(Options())
+    for offer in offers:
+        loaded = shelf.bring_in(offer)
+    ids = list(range(5, 300))
+    shelf.prefixes.put(offers[0].key, ids, held_state(loaded, ids))
+    works = shelf.loaded[1]
+    works.at_work, kept = 1, shelf.prefixes.bytes
+    parked = works.admission.admit(400, 112)
+    needs = loaded.admission.case.needs(Work(512))
+    asking = needs.kv_bytes + needs.transient_bytes
+    spare = kept + shelf.loaded[0].weights_bytes
+    assert isinstance(parked, Ticket) and kept and asking > 0
+    # One byte too little, with all that could go; then just enough.
+    for extra, fits in ((-1, False), (0, True)):
+        size[0] = shelf.ledger.promised_bytes + asking - spare + extra
+        shelf.ledger.measure()
+        answer = shelf.admit(loaded, lambda: loaded.admission.admit(400, 112))
+        assert isinstance(answer, Ticket) == fits
+        assert (len(shelf.loaded), shelf.prefixes.bytes > 0) == ((2, False) if fits else (3, True))
+
+
 def held_state(loaded: Loaded, ids: list[int]) -> ModelState:
     state = loaded.model.new_state()
     loaded.model.decoder.hidden(mx.array([ids]), state)
@@ -205,6 +255,22 @@ def test_unused_for_so_long(stage: Stage):
     held.at_work = 0
     clock.now = 260
     assert shelf.put_idle_away(lambda offer: False) is None and not shelf.loaded
+
+
+@pytest.mark.parametrize("limit", [0, 1e-9])
+def test_what_is_at_work_is_never_unused(stage: Stage, limit: float):
+    """Not even where the operator's time is over at once; and no time is never."""
+    clock = Clock()
+    shelf = Shelf(Options(idle_unload=limit), clock=clock)
+    loaded = shelf.take(offer_of(stage.model()))
+    loaded.at_work = 1
+    clock.now = 5
+    shelf.put_idle_away(lambda offer: False)
+    assert shelf.loaded == (loaded,)
+    loaded.at_work = 0
+    clock.now = 10
+    shelf.put_idle_away(lambda offer: False)
+    assert bool(shelf.loaded) == (limit == 0)
 
 
 def test_without_the_option_nothing_goes(stage: Stage):

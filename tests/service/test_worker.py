@@ -267,6 +267,59 @@ def test_drained_and_chores():
     with_worker(test, chores=lambda: done.append(1))
 
 
+def test_chores_come_between_steps_too_when_they_are_due():
+    async def test(worker: Worker) -> None:
+        log: list[Any] = []
+        script = Script("a", 40, log)
+
+        def passes(index: int) -> None:
+            now[0] += 0.25
+            done.append(("step", index))
+
+        script.before = passes
+        await read_all(submit(worker, script, bound=100))
+        first = done.index(("step", 0))
+        last = done.index(("step", 39))
+        assert done[first : last + 1].count("chores") == 9  # once a second, and never in between
+
+    now, done = [0.0], list[Any]()
+    with_worker(test, chores=lambda: done.append("chores"), clock=lambda: now[0])
+
+
+def test_the_last_thing_comes_last():
+    async def test(worker: Worker) -> None:
+        go = hold(worker)
+        script = Script("a", 3, log)
+        script.before = lambda index: log.append("never")
+        mail = submit(worker, script)
+        calls = [worker.call(lambda: log.append("never")) for _ in range(3)]
+        worker.stop()
+        go.set()
+        await asyncio.to_thread(worker.join, 10)
+        assert log == ["last"] and script.ends == 1 and kinds(await read_all(mail)) == ["Failed"]
+        for call in calls:
+            assert isinstance(call.exception(), ShuttingDown)
+
+    log: list[Any] = []
+    with_worker(test, last=lambda: log.append("last"))
+
+
+def test_stopped_before_it_started_it_never_does():
+    worker = Worker()
+    worker.stop()
+    with pytest.raises(ShuttingDown):
+        worker.call(lambda: None)
+    assert not worker.alive
+
+
+def test_trouble_at_the_last_is_logged(caplog: pytest.LogCaptureFixture):
+    async def test(worker: Worker) -> None:
+        await asyncio.wrap_future(worker.call(lambda: None))
+
+    with_worker(test, last=lambda: 1 / 0)
+    assert "were not put away well" in caplog.text and "ZeroDivisionError" in caplog.text
+
+
 def test_stopping_ends_what_is_left_with_one_last_event_each():
     async def test(worker: Worker) -> None:
         log: list[Any] = []
@@ -302,13 +355,13 @@ def test_overdue_is_a_long_step_and_not_a_long_wait():
             worker.submit(job)
         await asyncio.to_thread(reached.wait, 10)
         now[0] += 5.0
-        assert jobs[0].overdue(now[0], 5.0) and not jobs[0].overdue(now[0], 5.1)
+        assert jobs[0].time_left(now[0], 5.0) == 0.0 and jobs[0].time_left(now[0], 7.0) == 2.0
         now[0] += 1e6
-        assert not jobs[1].overdue(now[0], 5.0)  # its turn has not come
+        assert jobs[1].time_left(now[0], 5.0) == 5.0  # its turn has not come
         go.set()
         for job in jobs:
             await read_all(job.mail)
-            assert not job.overdue(now[0] + 1e6, 5.0)
+            assert job.time_left(now[0] + 1e6, 5.0) == 5.0
 
     now = [100.0]
     with_worker(test, clock=lambda: now[0])

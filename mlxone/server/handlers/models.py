@@ -19,14 +19,20 @@ async def one(exchange: Exchange) -> Response:
         if card.id == exchange.argument:
             return Response(body=codec.one(card))
     known = first_of([card.id for card in cards], 3)
-    raise ModelNotFound(f"there is no model {exchange.argument[:200]!r}", hint=f"there is {known or 'none'}")
+    raise ModelNotFound(
+        f"there is no model {exchange.argument[:200]!r}", hint=f"there is {known or 'none'}", param="model"
+    )
 
 
 async def load(exchange: Exchange) -> Response:
-    name = codec.named(await exchange.body())
-    return Response(body=codec.one(await exchange.shared.context.load(name)))
+    return Response(body=codec.one(await exchange.shared.context.load(await _named(exchange))))
 
 
 async def unload(exchange: Exchange) -> Response:
-    name = codec.named(await exchange.body())
-    return Response(body=codec.one(await exchange.shared.context.unload(name)))
+    return Response(body=codec.one(await exchange.shared.context.unload(await _named(exchange))))
+
+
+async def _named(exchange: Exchange) -> str:
+    asked = await exchange.body(codec.named)
+    exchange.ignores(asked.ignored)
+    return asked.model

@@ -35,11 +35,7 @@ async def stats(exchange: Exchange) -> Response:
 
 async def metrics(exchange: Exchange) -> Response:
     shared = exchange.shared
-    lines = [line for metric in _ours(shared.counters) for line in metric.lines()]
-    body = (
-        prometheus.text(shared.context.figures(), __version__)
-        + "".join(f"{line}\n" for line in lines).encode()
-    )
+    body = prometheus.text(shared.context.figures(), __version__, _ours(shared.counters))
     return Response(body=body, media_type=prometheus.MEDIA_TYPE)
 
 

@@ -9,7 +9,7 @@ from mlxone.server.protocols import llamacpp as codec
 
 
 async def tokenize(exchange: Exchange) -> Response:
-    asked, context = codec.tokenize(await exchange.body()), exchange.shared.context
+    asked, context = await exchange.body(codec.tokenize), exchange.shared.context
     exchange.ignores(asked.ignored)
     ids = await context.tokenize(asked.model, asked.text, add_special=asked.add_special)
     pieces = await context.token_texts(asked.model, ids) if asked.with_pieces else None
@@ -17,7 +17,7 @@ async def tokenize(exchange: Exchange) -> Response:
 
 
 async def detokenize(exchange: Exchange) -> Response:
-    asked = codec.detokenize(await exchange.body())
+    asked = await exchange.body(codec.detokenize)
     exchange.ignores(asked.ignored)
     text = await exchange.shared.context.detokenize(asked.model, asked.tokens)
     return Response(body=codec.detokenized(text))

@@ -3,20 +3,19 @@
 `props(of, version)`, `health()`, `version(text)`: bodies.
 `tokenize(body)` -> Tokenize(text, add_special, with_pieces, model); `tokenized(ids, pieces)`: its answer.
 `detokenize(body)` -> Detokenize(tokens, model); `detokenized(text)`: its answer.
+`…Body` and `…Answer` are what they look like on the wire.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import msgspec
 
 from mlxone.core.errors import UsageError
-from mlxone.server.protocols.reading import body_object, check_between, into, unknown
-
-MOST_ID = 2**31 - 1
+from mlxone.server.protocols.reading import MOST_IDS, body_object, check_ids, into, unknown
 
 _encode = msgspec.json.Encoder().encode
 
@@ -74,6 +73,27 @@ class DetokenizeBody(msgspec.Struct):
     model: str | None = None
 
 
+class Health(msgspec.Struct):
+    status: Literal["ok"]
+
+
+class Version(msgspec.Struct):
+    version: str
+
+
+class Piece(msgspec.Struct):
+    id: int
+    piece: str
+
+
+class TokenizeAnswer(msgspec.Struct):
+    tokens: list[int | Piece]
+
+
+class DetokenizeAnswer(msgspec.Struct):
+    content: str
+
+
 @dataclass(frozen=True, slots=True)
 class Tokenize:
     text: str
@@ -114,8 +134,8 @@ def tokenized(ids: Sequence[int], pieces: Sequence[str] | None = None) -> bytes:
 def detokenize(body: bytes) -> Detokenize:
     value = body_object(body)
     asked = into(DetokenizeBody, value)
-    for place, id in enumerate(asked.tokens):
-        check_between(f"tokens[{place}]", id, 0, MOST_ID)
+    if asked.tokens:
+        check_ids("tokens", asked.tokens, MOST_IDS)
     ignored = tuple(unknown(value, DetokenizeBody.__struct_fields__))
     return Detokenize(tuple(asked.tokens), asked.model or None, ignored)
 

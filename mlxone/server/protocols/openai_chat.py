@@ -30,6 +30,7 @@ from mlxone.server.protocols.openai_fields import (
 )
 from mlxone.server.protocols.openai_logprobs import ChatLogprobs
 from mlxone.server.protocols.reading import (
+    MOST_NAMED,
     body_object,
     check_between,
     check_count,
@@ -75,7 +76,8 @@ def parse(body: bytes) -> TextCall:
 
 def _message(turn: Turn, given: dict[str, Any], path: str, passed_over: list[str]) -> Message:
     check_refused(given, TURN_REFUSED, path)
-    passed_over += unknown(given, {*names(Turn), *TURN_REFUSED} - {"annotations"}, path)
+    known = {*names(Turn), *TURN_REFUSED} - {"annotations"}
+    passed_over += unknown(given, known, path, room=MOST_NAMED - len(passed_over))
     role = ROLES.get(turn.role)
     if role is None:
         why = ROLES_REFUSED.get(turn.role, f"{shown(turn.role)!r} is no role; they are {', '.join(ROLES)}")
@@ -102,7 +104,8 @@ def _content(turn: Turn, given: dict[str, Any], path: str, passed_over: list[str
     for place, part in enumerate(turn.content):
         where = f"{path}[{place}]"
         texts.append(_part(part, where))
-        passed_over += unknown(given["content"][place], ("type", "text"), where)
+        room = MOST_NAMED - len(passed_over)
+        passed_over += unknown(given["content"][place], ("type", "text"), where, room=room)
     return "".join(texts)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -12,7 +12,16 @@ from mlxone.core.words import Progress, Stats
 from mlxone.server.protocols.dialect import About
 from mlxone.server.protocols.openai_errors import error_value
 from mlxone.server.protocols.openai_fields import Common, Ignored, StreamOptions, names
-from mlxone.server.protocols.reading import check_between, check_count, check_range, shown, unknown
+from mlxone.server.protocols.reading import (
+    MOST_ID,
+    MOST_NAMED,
+    check_between,
+    check_count,
+    check_ids,
+    check_range,
+    shown,
+    unknown,
+)
 
 MOST_CHOICES = 128
 MOST_STOPS = 16
@@ -20,7 +29,6 @@ MOST_LOGPROBS = 20
 MOST_BIASES = 4_096
 MOST_BIAS = 10_000  # beyond it float16 has no room
 MOST_SPECIAL = 1_024
-MOST_ID = 2**31 - 1
 
 IN_TABLE = (
     *("temperature", "top_p", "top_k", "min_p", "xtc_probability", "xtc_threshold", "seed"),
@@ -73,14 +81,6 @@ def _biases(given: Mapping[str, float]) -> dict[int, float]:
     return biases
 
 
-def check_ids(path: str, ids: Sequence[int], most: int) -> None:
-    check_count(path, ids, most)
-    # One pass in C for prompts of a million ids; only a complaint asks again where.
-    if min(ids) < 0 or max(ids) > MOST_ID:
-        for place, id in enumerate(ids):
-            check_between(f"{path}[{place}]", id, 0, MOST_ID)
-
-
 def choices(body: Common) -> int:
     check_between("n", body.n, 1, MOST_CHOICES)
     return body.n or 1
@@ -99,7 +99,7 @@ def stops(body: Common) -> tuple[str, ...]:
 
 
 def ignored(value: Mapping[str, Any], body: Common, known: Iterable[str]) -> list[str]:
-    """Fields that mean nothing at all, then those that mean nothing here."""
+    """Fields that mean nothing at all, then those that mean nothing here; not more than are remembered."""
     found = unknown(value, known)
     found += [name for name in names(Ignored) if getattr(body, name) is not None]
     options = value.get("stream_options")
@@ -108,7 +108,7 @@ def ignored(value: Mapping[str, Any], body: Common, known: Iterable[str]) -> lis
             found += unknown(options, ("include_usage",), "stream_options")
         else:
             found.append("stream_options")
-    return found
+    return found[:MOST_NAMED]
 
 
 def includes_usage(options: StreamOptions | None) -> bool:

@@ -10,7 +10,6 @@ from mlxone.core.words import Asked, ChatRequest
 from mlxone.server.protocols.openai_answers import TextCall
 from mlxone.server.protocols.openai_common import (
     MOST_LOGPROBS,
-    check_ids,
     choices,
     encode,
     ignored,
@@ -20,10 +19,17 @@ from mlxone.server.protocols.openai_common import (
 )
 from mlxone.server.protocols.openai_fields import COMPLETION_REFUSED, CompletionBody, check_refused, names
 from mlxone.server.protocols.openai_logprobs import LegacyLogprobs
-from mlxone.server.protocols.reading import body_object, check_between, check_count, check_range, into
+from mlxone.server.protocols.reading import (
+    MOST_IDS,
+    body_object,
+    check_between,
+    check_count,
+    check_ids,
+    check_range,
+    into,
+)
 
 MOST_PROMPTS = 128
-MOST_IDS = 4_000_000
 
 Prompt = str | Sequence[int]
 

@@ -10,7 +10,7 @@ import re
 
 import msgspec
 
-from mlxone.core.errors import MlxoneError
+from mlxone.core.errors import MlxoneError, ModelNotFound
 
 # Other 4xx are an invalid_request_error, other 5xx a server_error.
 TYPES = {
@@ -34,9 +34,24 @@ GENERAL = {
 }
 # Messages about a model, which may begin with the place where it lies.
 MAY_NAME_PLACES = ("unsupported_model", "model_not_found", "ambiguous_model", "template", *MEMORY_ADMISSION)
+OWN_NAME = (ModelNotFound.code, "model")  # the name a client gave, and ids of what there is: no places
 _PLACE = re.compile(r"(?<![\w./~-])~?(?:/[^\s/:'\"`]+)+/([^\s/:'\"`]+)/?")
 
 _encode = msgspec.json.Encoder().encode
+
+
+class ErrorObject(msgspec.Struct):
+    """On the wire; numbers may stand beside these."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str
+    request_id: str
+
+
+class ErrorAnswer(msgspec.Struct):
+    error: ErrorObject
 
 
 def error_body(error: MlxoneError, request_id: str) -> bytes:
@@ -66,7 +81,9 @@ def message(error: MlxoneError, request_id: str) -> str:
         what = GENERAL.get(error.code, "internal error")
         return f"{what}; the server's log has it under request {request_id}"
     text = _whole(str(error))
-    return _PLACE.sub(r"\1", text) if error.code in MAY_NAME_PLACES else text
+    if error.code not in MAY_NAME_PLACES or (error.code, error.param) == OWN_NAME:
+        return text
+    return _PLACE.sub(r"\1", text)
 
 
 def _whole(text: str) -> str:

@@ -1,17 +1,18 @@
 """`GET /v1/models`, `GET /v1/models/{id}`, and what `/v1/models/load` and `/unload` are asked and answer.
 
 `listing(cards)`, `one(card)`: bodies, of whatever has the attributes of `Card`.
-`named(body)`: the model that a body `{"model": "…"}` names.
+`named(body)` -> Named(model, ignored): the model that a body `{"model": "…"}` names.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import msgspec
 
-from mlxone.server.protocols.reading import body_object, check_count, into
+from mlxone.server.protocols.reading import body_object, check_count, into, unknown
 
 
 class Card(Protocol):
@@ -35,6 +36,12 @@ class Name(msgspec.Struct):
     model: str
 
 
+@dataclass(frozen=True, slots=True)
+class Named:
+    model: str
+    ignored: tuple[str, ...] = ()
+
+
 _encode = msgspec.json.Encoder().encode
 
 
@@ -46,10 +53,11 @@ def one(card: Card) -> bytes:
     return _encode(_value(card))
 
 
-def named(body: bytes) -> str:
-    name = into(Name, body_object(body)).model
+def named(body: bytes) -> Named:
+    value = body_object(body)
+    name = into(Name, value).model
     check_count("model", name, 1_000)
-    return name
+    return Named(name, tuple(unknown(value, Name.__struct_fields__)))
 
 
 def _value(card: Card) -> dict[str, Any]:

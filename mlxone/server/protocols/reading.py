@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -19,7 +20,9 @@ from mlxone.core.settings import BY_NAME
 T = TypeVar("T", bound=msgspec.Struct)
 
 MOST_NESTED = 64  # lists and objects within each other
-MOST_NAMED = 50  # fields without a meaning that are remembered by name
+MOST_NAMED = 50  # fields without a meaning that are remembered by name, of a whole request
+MOST_ID = 2**31 - 1
+MOST_IDS = 4_000_000  # tokens of a text
 SHOWN = 60  # characters of a client's own text in a message
 
 OUT_OF_RANGE = "the body holds a number that is out of range"
@@ -27,6 +30,15 @@ OUT_OF_RANGE = "the body holds a number that is out of range"
 _MALFORMED = re.compile(r"JSON is malformed: (?P<what>.*) \(byte (?P<place>\d+)\)")
 _AT = re.compile(r" - at (?P<key>`key` in )?`\$(?P<path>.*)`$")
 _ATTRIBUTE = re.compile(r"Object missing required field `(?P<name>.*)`$")
+_TYPES = re.compile(r"`([a-z]+(?: \| [a-z]+)*)`")
+_WORDS = {
+    "str": "text",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "array": "a list",
+    "object": "an object",
+}
 
 
 def body_object(body: bytes) -> dict[str, Any]:
@@ -47,10 +59,17 @@ def into(kind: type[T], value: Any) -> T:
         raise _as_ours(str(e)) from None
 
 
-def unknown(value: Mapping[str, Any], known: Iterable[str], path: str = "") -> list[str]:
-    """Paths of the fields that mean nothing here; a field given as null was not given."""
+def unknown(
+    value: Mapping[str, Any], known: Iterable[str], path: str = "", *, room: int = MOST_NAMED
+) -> list[str]:
+    """Paths of the fields that mean nothing here, as many as there is room for.
+
+    A field given as null was not given.
+    """
+    if room <= 0:
+        return []
     found = [name for name in value.keys() - set(known) if value[name] is not None]
-    return [joined(path, shown(name)) for name in sorted(found)[:MOST_NAMED]]
+    return [joined(path, shown(name)) for name in sorted(found)[:room]]
 
 
 def joined(path: str, name: str) -> str:
@@ -84,6 +103,14 @@ def check_count(path: str, items: Sequence[Any], most: int) -> None:
         raise UsageError(f"{path} must not be empty", param=path)
     if len(items) > most:
         raise UsageError(f"{path} has {len(items)} entries; {most} are allowed", param=path)
+
+
+def check_ids(path: str, ids: Sequence[int], most: int) -> None:
+    check_count(path, ids, most)
+    # One pass in C for prompts of a million ids; only a complaint asks again where.
+    if min(ids) < 0 or max(ids) > MOST_ID:
+        for place, id in enumerate(ids):
+            check_between(f"{path}[{place}]", id, 0, MOST_ID)
 
 
 def _decoded(body: bytes) -> tuple[str, Any]:
@@ -136,8 +163,7 @@ def _check_twins(text: str) -> None:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any] | None:
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twin = next(name for name in names if names.count(name) > 1)
+        twin = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
         raise UsageError(f"the body gives {shown(twin)!r} twice", param=shown(twin))
     return None  # only the names matter here: nothing is kept
 
@@ -150,8 +176,14 @@ def _as_ours(complaint: str) -> UsageError:
     if missing := _ATTRIBUTE.match(what):
         path = joined(path, missing["name"])
         return UsageError(f"{path} is missing", param=path)
-    what = (what[:1].lower() + what[1:]).replace("`", "").replace(" | null", "").replace(" | ", " or ")
+    what = _TYPES.sub(_in_words, what[:1].lower() + what[1:]).replace("`", "")
     return UsageError(f"{path or 'the body'}: {what}", param=path or None)
+
+
+def _in_words(types: re.Match[str]) -> str:
+    """msgspec's names are Python's: a client may never have heard of a str."""
+    names = types[1].removesuffix(" | null").split(" | ")
+    return " or ".join(_WORDS.get(name, name) for name in names)
 
 
 def _kind(value: Any) -> str:

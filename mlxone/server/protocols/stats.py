@@ -6,13 +6,13 @@ from typing import Any
 
 import msgspec
 
-from mlxone.server.protocols.figures import Admission, Cache, Figures, Memory, Totals
+from mlxone.server.protocols.figures import Admission, Cache, Figures, Memory, States, Totals
 
 _encode = msgspec.json.Encoder().encode
 
 
 def body(figures: Figures) -> bytes:
-    """What is not built says so: no stored responses, an unquantized KV cache, one row at a time."""
+    """What is not built says so: no stored responses, one row at a time."""
     server = {"owner": figures.owner, "model": figures.model, "started_at": int(figures.started_at)}
     batch = {"configured": 1, "batched": False, "active_rows": figures.running}
     return _encode(
@@ -20,7 +20,7 @@ def body(figures: Figures) -> bytes:
             "server": {**server, "loaded": figures.loaded},
             "prompt_cache": _cache(figures.prompt_cache),
             "response_store": {"entries": 0, "bytes": 0, "max_bytes": 0, "ttl_ms": 0},
-            "kv_quant": {"mode": "off", "layers": {}, "attention": {}},
+            "kv_quant": _states(figures.states),
             "admission": _admission(figures.admission),
             "batch": {**batch, "waiting": figures.waiting},
             "totals": _totals(figures.totals),
@@ -48,6 +48,15 @@ def _admission(of: Admission) -> dict[str, Any]:
         "usable_bytes": of.usable_bytes,
         "weights_bytes": of.weights_bytes,
     }
+
+
+def _states(of: States) -> dict[str, Any]:
+    """By element, as nothing is quantized; off before it is known."""
+    layers = {of.element: of.full + of.sliding} if of.element else {}
+    attention = {
+        name: count for name, count in (("global", of.full), ("sliding_window", of.sliding)) if count
+    }
+    return {"mode": of.element or "off", "layers": layers, "attention": attention}
 
 
 def _totals(of: Totals) -> dict[str, Any]:

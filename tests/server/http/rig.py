@@ -13,10 +13,17 @@ from typing import Any
 
 import h11
 
+from mlxone.core.errors import MlxoneError
 from mlxone.server.connection import Connection
 from mlxone.server.http import HttpServer
 from mlxone.server.limits import Limits
 from mlxone.server.messages import Request, Response
+
+
+def malformed(error: MlxoneError, request_id: str) -> bytes:
+    said = {"message": str(error), "code": error.code, "request_id": request_id}
+    return json.dumps({"error": said}).encode()
+
 
 GET = b"GET /health HTTP/1.1\r\nHost: here\r\n\r\n"
 
@@ -209,6 +216,7 @@ class Desk:
         self.cancelled: list[str] = []
         self.closed: list[str] = []
         self.made = 0  # chunks
+        self.refused: list[int] = []  # statuses that the loop counted
         self.gate: asyncio.Event | None = None
         self.answers: dict[str, Callable[[Request], Awaitable[Response]]] = {}
 
@@ -260,7 +268,14 @@ def run(scenario: Callable[..., Awaitable[None]], **limits: Any) -> None:
 
     async def whole() -> None:
         desk, clock = Desk(), Clock()
-        server = HttpServer(desk, limits=Limits(**limits), server_name="mlxone-test", clock=clock)
+        server = HttpServer(
+            desk,
+            limits=Limits(**limits),
+            server_name="mlxone-test",
+            malformed=malformed,
+            refused=desk.refused.append,
+            clock=clock,
+        )
         async with asyncio.timeout(60):  # a hang is a failure like any other
             await scenario(server, desk, clock)
             await server.close(0.0)

@@ -30,7 +30,7 @@ def test_no_leave_for_who_does_not_wait_or_sends_nothing():
     async def scenario(server, desk: Desk, clock: Clock):
         client = Client(server)
         await client.send(post(b"/echo", b"hello", EXPECT) + post(b"/echo", b"", EXPECT))
-        assert b"100" not in client.sent
+        assert CONTINUE not in client.sent
         assert desk.bodies == [b"hello", b""]
 
     run(scenario)
@@ -255,3 +255,62 @@ def test_reading_is_paused_while_nobody_takes_a_body():
         assert client.answers("POST")[0].body == b"100000"
 
     run(scenario, header_bytes=1024)
+
+
+@pytest.mark.parametrize("form", [post, chunked])
+def test_all_bodies_together_are_bounded(form):
+    async def scenario(server, desk: Desk, clock: Clock):
+        first, second = Client(server), Client(server)
+        await first.send(form(b"/echo", b"x" * 900)[:-10])
+        await second.send(form(b"/echo", b"y" * 900))
+        (refused,) = second.answers("POST")
+        assert refused.status == 503 and refused.json["error"]["code"] == "too_many_bodies"
+        assert refused.headers["retry-after"] == "1"
+        await first.send(form(b"/echo", b"x" * 900)[-10:])
+        assert first.answers("POST")[0].body == b"x" * 900
+        third = Client(server)  # all of it has been given back
+        await third.send(form(b"/echo", b"z" * 1500))
+        assert third.answers("POST")[0].status == 200
+
+    run(scenario, all_body_bytes=1_500)
+
+
+@pytest.mark.parametrize("ends", ["answered", "leaves", "breaks off", "skipped", "too slow"])
+def test_a_body_is_given_back_however_it_ends(ends: str):
+    async def scenario(server, desk: Desk, clock: Clock):
+        async def read(request):
+            await request.read()
+            return await desk.wait(request)
+
+        desk.answers["/read"] = read
+        client = Client(server)
+        await client.send(post(b"/health" if ends == "skipped" else b"/read", b"x" * 900)[:-10])
+        if ends in ("answered", "leaves"):
+            await client.send(b"x" * 10)
+        assert server._common.body_bytes == {"answered": 900, "leaves": 900, "skipped": 0}.get(ends, 890)
+        if ends == "answered":
+            desk.gate.set()
+            await settled()
+        elif ends == "too slow":
+            clock.now += 1e6
+            client.protocol.check(clock.now)
+            await settled()
+        else:
+            await (client.end() if ends == "breaks off" else client.reset())
+        assert server._common.body_bytes == 0
+
+    run(scenario)
+
+
+def test_a_body_is_given_back_when_its_stream_begins():
+    async def scenario(server, desk: Desk, clock: Clock):
+        async def read(request):
+            await request.read()
+            return await desk.stream(request)
+
+        desk.answers["/read"] = read
+        client = Client(server)
+        await client.send(post(b"/read?wait=1", b"x" * 900))
+        assert desk.made == 1 and server._common.body_bytes == 0
+
+    run(scenario)

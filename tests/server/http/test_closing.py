@@ -7,7 +7,7 @@ import contextlib
 
 import pytest
 
-from mlxone.server.messages import Response
+from mlxone.server.messages import ENDING, Response
 from tests.server.http.rig import GET, Client, Clock, Desk, chunked, post, run, settled
 
 WAIT = GET.replace(b"/health", b"/wait")
@@ -70,7 +70,29 @@ def test_after_the_grace_a_handler_is_cancelled_and_answered_for():
         assert desk.cancelled == ["/wait"]
         (answer,) = client.answers("POST")
         assert answer.status == 503 and answer.json["error"]["code"] == "shutting_down"
-        assert answer.headers["connection"] == "close"
+        assert answer.json["error"]["request_id"] == answer.headers["x-request-id"]
+        assert answer.headers["connection"] == "close" and answer.headers["retry-after"] == "1"
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+def test_a_handler_hears_why_it_is_cancelled(leaves: bool):
+    async def scenario(server, desk: Desk, clock: Clock):
+        why: list[tuple[object, ...]] = []
+
+        async def wait(request):
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError as cut:
+                why.append(cut.args)
+                raise
+
+        desk.answers["/wait"] = wait
+        client = Client(server)
+        await client.send(WAIT)
+        await (client.reset() if leaves else server.close(0.0))
+        assert why == [() if leaves else (ENDING,)]
 
     run(scenario)
 

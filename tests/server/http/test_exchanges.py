@@ -130,18 +130,50 @@ def test_pipelined_requests_are_answered_in_order_and_one_at_a_time():
 
 
 def test_what_is_pipelined_meanwhile_is_bounded():
+    """Were reading paused for it instead, nobody would notice that the client left."""
+
     async def scenario(server, desk: Desk, clock: Clock):
         client = Client(server)
         await client.send(b"GET /wait HTTP/1.1\r\nHost: here\r\n\r\n")
-        sent = 0
-        while not client.transport.reading_paused:
-            await client.send(GET)
-            sent += 1
-        assert sent * len(GET) <= 1024 + len(GET)
-        desk.gate.set()
-        await settled(40 * sent)
-        assert not client.transport.reading_paused
-        assert len(client.answers()) == sent + 1
+        room = GET * (1024 // len(GET))
+        await client.send(room)
+        assert not client.transport.reading_paused and desk.cancelled == []
+        await client.send(GET)
+        assert client.transport.aborted and desk.cancelled == ["/wait"]
+
+    run(scenario, header_bytes=1024)
+
+
+@pytest.mark.parametrize("form", [post, chunked])
+def test_what_came_with_the_request_does_not_hide_that_its_client_left(form):
+    async def scenario(server, desk: Desk, clock: Clock):
+        desk.answers["/read"] = read_and_wait(desk)
+        client = Client(server)
+        await client.send(form(b"/read", b"{}") + GET * 100)
+        assert desk.bodies == [b"{}"] and not client.transport.reading_paused
+        await client.end()
+        assert desk.cancelled == ["/read"]
+
+    run(scenario, header_bytes=1024)
+
+
+def read_and_wait(desk: Desk):
+    async def answer(request):
+        desk.bodies.append(await request.read())
+        return await desk.wait(request)
+
+    return answer
+
+
+def test_who_sends_much_at_once_is_still_answered_if_nothing_waits():
+    async def scenario(server, desk: Desk, clock: Clock):
+        client = Client(server)
+        await settled()
+        client.protocol.data_received(GET * 100)
+        await settled(2)
+        assert client.transport.reading_paused  # between two requests nobody has to be watched
+        await settled(400)
+        assert len(client.answers()) == 100 and not client.transport.reading_paused
 
     run(scenario, header_bytes=1024)
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from mlxone.server.http import HttpServer
 from mlxone.server.limits import Limits
 from mlxone.server.messages import Request, Response
-from tests.server.http.rig import GET, Client, chunked, post, read_answers, settled
+from tests.server.http.rig import GET, Client, chunked, malformed, post, read_answers, settled
 
 PIECES = [
     *(GET, post(b"/a", b"hello"), chunked(b"/b", b"hel", b"lo"), post(b"/c", b"", b"Expect: 100-continue")),
@@ -60,7 +60,8 @@ async def told(data: list[bytes]) -> tuple[list[Any], list[int], bool]:
         asked.append((request.method, request.path, dict(request.query), request.headers, body))
         return Response(body=body, media_type="text/plain")
 
-    server = HttpServer(handler, limits=Limits(header_bytes=2000, body_bytes=1000), server_name="t")
+    limits = Limits(header_bytes=2000, body_bytes=1000)
+    server = HttpServer(handler, limits=limits, server_name="t", malformed=malformed)
     client = Client(server)
     for piece in data:
         if client.closed:

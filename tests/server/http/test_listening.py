@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import socket
 import stat
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from mlxone.core.errors import UsageError
+from mlxone.server import listening
 from tests.server.http.rig import GET, Client, Clock, Desk, read_answers, run
 
 
@@ -169,6 +171,9 @@ def test_beyond_the_limit_a_connection_is_told_so_and_closed(tmp_path: Path):
             await reader.readuntil(b"true}")
         (answer,) = read_answers(await ask(address, end=False))
         assert answer.status == 503 and answer.json["error"]["code"] == "too_many_connections"
+        assert answer.headers["retry-after"] == "1"
+        assert answer.json["error"]["request_id"] == answer.headers["x-request-id"] != ""
+        assert desk.refused == [503]
         assert answer.headers["connection"] == "close"
         assert len(desk.asked) == 3
         held[0][1].close()
@@ -212,3 +217,39 @@ def test_a_413_survives_a_client_that_sends_all_of_it_first():
         assert answer.status == 413
 
     run(scenario, body_bytes=1_000_000)
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "wanted", "becomes"),
+    [
+        (256, 10_000, 4_256, 4_256),
+        (256, 1_000, 4_256, 1_000),
+        (256, resource.RLIM_INFINITY, 4_256, 4_256),
+        (5_000, 10_000, 4_256, None),
+        (resource.RLIM_INFINITY, resource.RLIM_INFINITY, 4_256, None),
+        (1_000, 1_000, 4_256, None),
+    ],
+)
+def test_open_files_are_asked_for(soft: int, hard: int, wanted: int, becomes: int | None, monkeypatch):
+    asked: list[tuple[int, int]] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (soft, hard))
+    monkeypatch.setattr(resource, "setrlimit", lambda which, limits: asked.append(limits))
+    listening.allow_open_files(wanted)
+    assert asked == ([] if becomes is None else [(becomes, hard)])
+
+
+def test_where_they_are_not_given_it_listens_all_the_same(monkeypatch):
+    def refuse(which: int, limits: tuple[int, int]) -> None:
+        tried.append(limits[0])
+        raise ValueError("not allowed to raise the limit")
+
+    tried: list[int] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (256, 10_000))
+    monkeypatch.setattr(resource, "setrlimit", refuse)
+
+    async def scenario(server, desk: Desk, clock: Clock):
+        await server.listen()
+        assert read_answers(await ask(server.addresses[0]))[0].status == 200
+
+    run(scenario, connections=3_000)
+    assert tried and tried[0] >= 6_000

@@ -5,6 +5,8 @@ Each case is fed whole, byte by byte, and with a good request behind it that mus
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 
 from tests.server.http.rig import GET, Client, Clock, Desk, run
@@ -143,6 +145,8 @@ def test_what_is_malformed_is_refused_and_ends_the_connection(name: str, manner:
         assert answer.status == status, answer.body
         assert answer.json["error"]["message"]
         assert answer.headers["connection"] == "close"
+        assert answer.json["error"]["request_id"] == answer.headers["x-request-id"] != ""
+        assert desk.refused == ([] if desk.asked else [status])  # a handler's own are its to count
         assert client.closed
         assert "/smuggled" not in [r.path for r in desk.asked]
         # Nothing that comes later is looked at either.
@@ -222,3 +226,20 @@ def test_what_the_standard_allows_is_taken(data: bytes, bytewise: bool):
         assert not client.closed
 
     run(scenario)
+
+
+def test_a_refusal_of_the_loop_is_one_line_with_the_clients_id(caplog: pytest.LogCaptureFixture):
+    async def scenario(server, desk: Desk, clock: Clock):
+        await Client(server).send(b"GET /%zz HTTP/1.1\r\nHost: here\r\nX-Request-Id: mine-7\r\n\r\n")
+
+    with caplog.at_level(logging.INFO, "mlxone"):
+        run(scenario)
+    (record,) = caplog.records
+    assert vars(record)["fields"] == {
+        "id": "mine-7",
+        "peer": "10.0.0.7",
+        "status": 400,
+        "error": "bad_request",
+    }
+    assert record.getMessage() == "mine-7 10.0.0.7 refused 400, bad_request"
+    assert record.levelno == logging.INFO

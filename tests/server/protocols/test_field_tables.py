@@ -18,13 +18,14 @@ from mlxone.server.protocols import (
     llamacpp,
     openai_chat,
     openai_completions,
-    prometheus,
     stats,
 )
 from mlxone.server.protocols import openai_common as common
 from mlxone.server.protocols import openai_fields as f
-from mlxone.server.protocols.reading import MOST_NESTED
+from mlxone.server.protocols.reading import MOST_IDS, MOST_NESTED
 from mlxone.service.figures import AdmissionFigures, Figures
+from tests.fakes import FakeContext
+from tests.server.rig import app, ask
 
 PAGES = Path(__file__).parents[3] / "docs" / "protocols"
 OPENAI = (PAGES / "openai.md").read_text(encoding="utf-8")
@@ -96,8 +97,11 @@ def test_the_other_page_lists_the_fields_of_the_small_routes():
 
 
 def test_the_other_page_lists_the_metrics():
-    everything = replace(Figures("serve", None, 1.0), admission=AdmissionFigures(memory_budget_bytes=1))
-    page = prometheus.text(everything, "1").decode()
+    class Everything(FakeContext):
+        def figures(self) -> Figures:
+            return replace(super().figures(), admission=AdmissionFigures(memory_budget_bytes=1))
+
+    page = ask(app(Everything()), "GET", "/metrics").body.decode()
     kinds = dict(re.findall(r"^# TYPE (\S+) (\S+)$", page, re.M))
     helps = dict(re.findall(r"^# HELP (\S+) (.+)$", page, re.M))
     listed = rows(section(OTHER, "/metrics"))
@@ -130,3 +134,15 @@ def test_the_other_page_lists_the_figures():
     for part, fields in said.items():
         if isinstance(fields, dict):
             assert [name for name in fields if f"`{name}`" not in listed[part][0]] == [], part
+
+
+def test_the_other_page_lists_what_health_says():
+    row = rows(OTHER.split("\n## ")[0])["GET /health"][0]
+    said = {phase: ask(app(phase=phase), "GET", "/health") for phase in ("ok", "starting", "draining")}
+    assert said["ok"].json() == {"status": "ok"} and '`{"status": "ok"}`' in row
+    for phase in ("starting", "draining"):
+        assert f"{said[phase].status}" in row and f"`{said[phase].error['code']}`" in row
+
+
+def test_the_other_page_states_how_many_ids_may_come():
+    assert f"{MOST_IDS:,}" in rows(section(OTHER, "/tokenize and /detokenize"))["tokens"][1]

@@ -9,6 +9,7 @@ import pytest
 
 from mlxone.core.errors import UsageError
 from mlxone.server.protocols import llamacpp
+from mlxone.server.protocols.reading import MOST_IDS
 from mlxone.service.context import Props
 
 
@@ -78,3 +79,9 @@ def test_props():
 def test_health_and_version():
     assert json.loads(llamacpp.health()) == {"status": "ok"}
     assert json.loads(llamacpp.version("1.2")) == {"version": "1.2"}
+
+
+def test_as_many_ids_as_a_prompt_may_have():
+    with pytest.raises(UsageError, match=f"{MOST_IDS} are allowed") as caught:
+        llamacpp.detokenize(b'{"tokens":[' + b"1," * MOST_IDS + b"1]}")
+    assert caught.value.param == "tokens"

@@ -10,6 +10,7 @@ import pytest
 from mlxone.core.words import Asked, ChatRequest, Message, Sampling
 from mlxone.server.protocols.openai_chat import parse
 from mlxone.server.protocols.openai_fields import CHAT_REFUSED
+from mlxone.server.protocols.reading import MOST_NAMED
 from tests.server.protocols.calls import HELLO, chat, refusal
 
 FULL = b"""{
@@ -176,13 +177,13 @@ def test_a_wrong_value_is_refused_by_its_path(given: dict[str, Any], param: str)
 
 
 TURNS: list[tuple[Any, str, str]] = [
-    (None, "messages[1]", "expected object"),
+    (None, "messages[1]", "expected an object"),
     ({"content": "x"}, "messages[1].role", "is missing"),
     ({"role": "user"}, "messages[1].content", "is missing"),
     ({"role": "assistant", "content": None}, "messages[1].content", "is missing"),
     ({"role": "user", "content": 3}, "messages[1].content", "expected"),
     ({"role": "user", "content": []}, "messages[1].content", "must not be empty"),
-    ({"role": "user", "content": ["x"]}, "messages[1].content[0]", "expected object"),
+    ({"role": "user", "content": ["x"]}, "messages[1].content[0]", "expected an object"),
     ({"role": "user", "content": [{"type": "text"}]}, "messages[1].content[0].text", "is missing"),
     ({"role": "user", "content": [{"text": "x"}]}, "messages[1].content[0].type", "is missing"),
     (
@@ -196,7 +197,7 @@ TURNS: list[tuple[Any, str, str]] = [
     (
         {"role": "user", "content": [{"type": "text", "text": 3}]},
         "messages[1].content[0].text",
-        "expected str",
+        "expected text",
     ),
     ({"role": "tool", "content": "x", "tool_call_id": "1"}, "messages[1].tool_call_id", "tools"),
     ({"role": "tool", "content": "x"}, "messages[1].role", "tools cannot be called yet"),
@@ -206,7 +207,7 @@ TURNS: list[tuple[Any, str, str]] = [
     ({"role": "assistant", "function_call": {}, "content": ""}, "messages[1].function_call", "tools"),
     ({"role": "assistant", "content": "", "audio": {"id": "x"}}, "messages[1].audio", "sound"),
     ({"role": "assistant", "content": "", "refusal": "no"}, "messages[1].refusal", "refusal"),
-    ({"role": "user", "content": "x", "name": 3}, "messages[1].name", "expected str"),
+    ({"role": "user", "content": "x", "name": 3}, "messages[1].name", "expected text"),
 ]
 
 
@@ -256,3 +257,10 @@ def test_log_probabilities():
 
 def test_an_empty_model_is_none():
     assert chat(model="").asked.model is None
+
+
+def test_what_means_nothing_is_remembered_up_to_a_number_of_the_whole_request():
+    strange = {str(number): 1 for number in range(40)}
+    part = {"type": "text", "text": "a", **strange}
+    turn = {"role": "user", "content": [part, part], **strange}
+    assert len(chat(messages=[turn] * 3, **strange).ignored) == MOST_NAMED

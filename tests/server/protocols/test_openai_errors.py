@@ -84,6 +84,13 @@ def test_a_clients_own_words_are_not_shortened():
     assert said(UsageError("no /v1/a/b here"))["message"] == "no /v1/a/b here"
 
 
+def test_nor_is_the_name_it_gave_a_model():
+    error = ModelNotFound("no model here is called '/etc/passwd'", param="model")
+    assert said(error)["message"] == "no model here is called '/etc/passwd'"
+    assert "/etc" not in said(ModelNotFound("/etc/models/m is not whole"))["message"]
+    assert "/etc" not in said(UnsupportedModel("/etc/models/m cannot run", param="model"))["message"]
+
+
 def test_numbers_param_and_the_way_out():
     error = ContextOverflow(
         "the prompt has 9 tokens and 5 fit",

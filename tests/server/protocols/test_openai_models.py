@@ -45,7 +45,8 @@ def test_the_list():
 
 
 def test_the_model_a_body_names():
-    assert openai_models.named(b'{"model":"org/m"}') == "org/m"
+    assert openai_models.named(b'{"model":"org/m"}') == openai_models.Named("org/m")
+    assert openai_models.named(b'{"model":"org/m","pin":true}').ignored == ("pin",)
 
 
 @pytest.mark.parametrize("fields", [{}, {"model": ""}, {"model": None}, {"model": 3}, {"model": "x" * 1_001}])

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from mlxone.core.errors import UsageError
 from mlxone.server.protocols import llamacpp, openai_chat, openai_completions, openai_models
 from mlxone.server.protocols.openai_fields import ChatBody, CompletionBody, names
-from mlxone.server.protocols.reading import MOST_NESTED, SHOWN, body_object, into, unknown
+from mlxone.server.protocols.reading import MOST_NESTED, SHOWN, _unique, body_object, into, unknown
 
 PARSERS = (
     openai_chat.parse,
@@ -103,17 +103,20 @@ class Inner(msgspec.Struct):
 class Outer(msgspec.Struct):
     a: list[Inner]
     b: dict[str, float] | None = None
+    c: str | list[int] | None = None
 
 
 @pytest.mark.parametrize(
     ("value", "param", "said"),
     [
         ({}, "a", "a is missing"),
-        ({"a": 3}, "a", "a: expected array, got int"),
+        ({"a": 3}, "a", "a: expected a list, got a whole number"),
         ({"a": [{"x": 1}, {}]}, "a[1].x", "a[1].x is missing"),
-        ({"a": [{"x": True}]}, "a[0].x", "a[0].x: expected int, got bool"),
-        ({"a": [], "b": 1.5}, "b", "b: expected object, got float"),
-        ({"a": [], "b": {"k": "v"}}, "b", "b: expected float, got str"),
+        ({"a": [{"x": True}]}, "a[0].x", "a[0].x: expected a whole number, got true or false"),
+        ({"a": [], "b": 1.5}, "b", "b: expected an object, got a number"),
+        ({"a": [], "b": {"k": "v"}}, "b", "b: expected a number, got text"),
+        ({"a": [], "c": 3}, "c", "c: expected text or a list, got a whole number"),
+        ({"a": None}, "a", "a: expected a list, got null"),
     ],
 )
 def test_a_wrong_type_names_its_path(value: object, param: str, said: str):
@@ -127,6 +130,25 @@ def test_unknown_fields_are_named_shortly_and_nulls_are_not_given():
     assert unknown({"a": 1, "z": 2, "n": None}, ["a"], "p[0]") == ["p[0].z"]
     assert unknown({long: 1}, []) == [long[:SHOWN] + "…"]
     assert len(unknown({str(i): 1 for i in range(1_000)}, [])) == 50
+    assert unknown({"z": 1}, [], room=0) == []
+
+
+def test_a_twin_is_found_without_comparing_each_name_with_all():
+    compared = 0
+
+    class Name(str):
+        __slots__ = ()
+        __hash__ = str.__hash__
+
+        def __eq__(self, other: object) -> bool:
+            nonlocal compared
+            compared += 1
+            return str.__eq__(self, other)
+
+    names = [Name(number) for number in range(2_000)]
+    with pytest.raises(UsageError, match="'1999' twice"):
+        _unique([(name, 1) for name in [*names, Name(1999)]])
+    assert compared < 100
 
 
 # The invariant, on bytes of every kind and on JSON that looks like requests.

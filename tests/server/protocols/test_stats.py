@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 from mlxone.server.protocols import prometheus, stats
-from mlxone.service.figures import AdmissionFigures, CacheFigures, Figures, MemoryFigures, Totals
+from mlxone.service.figures import (
+    AdmissionFigures,
+    CacheFigures,
+    Figures,
+    MemoryFigures,
+    StateFigures,
+    Totals,
+)
 
 # mlx-bun's page, "Observability".
 SCHEMA: dict[str, set[str]] = {
@@ -50,6 +57,15 @@ def test_the_schema_is_all_there():
     for part, names in SCHEMA.items():
         assert names <= said[part].keys(), part
     assert json.loads(stats.body(Figures("embedded", None, 0.0)))["admission"]["memory_budget_bytes"] is None
+
+
+def test_states_are_told_as_what_they_are():
+    said = json.loads(stats.body(replace(NUMBERED, states=StateFigures(10, 38, "bf16"))))["kv_quant"]
+    assert said == {"mode": "bf16", "layers": {"bf16": 48}, "attention": {"global": 10, "sliding_window": 38}}
+    said = json.loads(stats.body(replace(NUMBERED, states=StateFigures(4))))["kv_quant"]
+    assert said == {"mode": "off", "layers": {}, "attention": {"global": 4}}  # before its first answer
+    said = json.loads(stats.body(NUMBERED))["kv_quant"]
+    assert said == {"mode": "off", "layers": {}, "attention": {}}
 
 
 def test_every_figure_is_told_once():
