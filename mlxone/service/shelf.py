@@ -178,12 +178,12 @@ class Shelf:
         if found is not None and found.at_work:
             raise Overloaded(f"{offer.id} is answering at present", hint="try again when it has finished")
         if found is not None:
-            self._unload(found)
+            self._unload(found, "asked to")
 
     def put_all_away(self) -> None:
         with ExitStack() as all_of_them:  # one that makes trouble keeps no other here
             for one in list(self._held.values()):
-                all_of_them.callback(self._unload, one)
+                all_of_them.callback(self._unload, one, "closing")
 
     def put_idle_away(self, is_wanted: Callable[[Offer], bool]) -> float | None:
         """Those unused for as long as the operator said; in how many seconds the next one may go."""
@@ -195,7 +195,7 @@ class Shelf:
             if one.at_work or is_wanted(one.offer):
                 one.used = now
             elif now - one.used >= limit:
-                self._unload(one)
+                self._unload(one, f"idle for {limit:g} s")
                 continue
             waits.append(one.used + limit - now)
         return min(waits, default=None)
@@ -222,6 +222,7 @@ class Shelf:
             model = load_found(offer.found, self._options.chat_template)
             admission = self.ledger.open(model)
             held.callback(self.ledger.drop, admission)
+            log.info("loaded %s", offer.id)
             return Loaded(
                 offer,
                 model,
@@ -232,8 +233,9 @@ class Shelf:
                 held.pop_all(),
             )
 
-    def _unload(self, loaded: Loaded) -> None:
+    def _unload(self, loaded: Loaded, why: str) -> None:
         """Nothing else holds a model that has no work, so its weights go with it."""
+        log.info("unloaded %s: %s", loaded.offer.id, why)
         del self._held[loaded.offer.key]
         loaded.held.close()
         self.prefixes.forget(loaded.offer.key)
@@ -249,7 +251,7 @@ class Shelf:
         idle = [one for one in self.loaded if one is not keep and not one.at_work]
         extra = [one for one in idle if not self.ledger.counts(one.admission)]
         for one in extra[: max(0, len(extra) + 1 - AT_HAND)]:
-            self._unload(one)
+            self._unload(one, "others are at hand")
 
     def _idle(self, keep: Loaded) -> list[Loaded]:
         """With weights, and not needed at present; the one used last comes last."""
@@ -263,7 +265,7 @@ class Shelf:
             return True
         idle = self._idle(keep)
         if idle:
-            self._unload(idle[0])
+            self._unload(idle[0], f"{keep.offer.id} needs its memory")
         return bool(idle)
 
     @staticmethod

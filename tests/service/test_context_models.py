@@ -122,7 +122,8 @@ def test_a_model_larger_than_the_budget(stage: Stage, monkeypatch: pytest.Monkey
     run(test)
 
 
-def test_idle_models_are_put_away_and_come_back(stage: Stage):
+def test_idle_models_are_put_away_and_come_back(stage: Stage, caplog: pytest.LogCaptureFixture):
+    caplog.set_level("INFO")
     clock = Clock()
 
     async def test() -> None:
@@ -143,6 +144,9 @@ def test_idle_models_are_put_away_and_come_back(stage: Stage):
         await context.close()
 
     run(test)
+    # What an operator reads of it.
+    told = [line for line in caplog.messages if "loaded" in line]
+    assert told == ["loaded tiny", "unloaded tiny: idle for 60 s", "loaded tiny", "unloaded tiny: closing"]
 
 
 def test_loading_and_unloading_only_where_it_is_allowed(stage: Stage):
