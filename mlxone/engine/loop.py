@@ -1,8 +1,8 @@
 """The decode loop: read the prompt in chunks, then draw token after token.
 
 The next step is submitted before the last token is read, so the device never waits for Python;
-only the first token does not wait for that, because somebody waits for it. With one row the arithmetic is the plain forward pass: chunks of the prompt, its last
-token alone, then one token at a time.
+only the first token is read at once, because somebody waits for it. With one row the arithmetic is
+the plain forward pass: chunks of the prompt, its last token alone, then one token at a time.
 """
 
 from __future__ import annotations

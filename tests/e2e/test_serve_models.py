@@ -180,6 +180,7 @@ def test_managing_where_it_is_allowed(folder: Path):
 def test_a_model_at_work_is_not_unloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     theatre = Theatre(tmp_path, monkeypatch)
     with serve(theatre.model, allow_manage=True) as server, server.connect() as sock:
+        theatre.at_work.clear()  # it has warmed up
         sock.sendall(request_bytes("POST", CHAT, chat(stream=True, max_tokens=None)))
         assert theatre.at_work.wait(PATIENCE)
         answer = server.ask("POST", "/v1/models/unload", {"model": "scripted"})
