@@ -21,8 +21,9 @@ from mlxone.core.words import (
     Stats,
     Token,
 )
-from mlxone.service.context import Answers, Context, Props
+from mlxone.service.context import Answers, Context
 from mlxone.service.figures import Figures, ModelCard
+from mlxone.service.props import Props
 
 EOS, BOS = 256, 257
 

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -31,6 +31,7 @@ from mlxone.service.worker import Job, Worker
 
 if TYPE_CHECKING:
     from mlxone.service.preparing import Prepared
+    from mlxone.service.props import Props
     from mlxone.service.shelf import Loaded, Shelf
 
 log = logging.getLogger(__name__)
@@ -40,18 +41,6 @@ T = TypeVar("T")
 TALKERS = 2  # threads for templates, tokenising and the disk
 LAST_STEP = 30.0  # seconds that closing waits for the step in flight
 LONGEST_WAIT = 60.0  # seconds that a client is told to wait at most
-
-
-@dataclass(frozen=True, slots=True)
-class Props:
-    """What a client may want to know of a model before it asks."""
-
-    model: str
-    context_length: int  # prompt and answer together
-    chat_template: str
-    bos_token: str
-    eos_token: str
-    sampling: dict[str, Any]  # what a request without any wishes gets
 
 
 class Context:
@@ -79,6 +68,7 @@ class Context:
         self._closed: Future[None] = Future()
         self._started_at = time.time()
         self._last: Offer | None = None
+        self._cold: list[Offer] = []  # named, and not warmed up yet
 
     # Its life ---------------------------------------------------------------------------
 
@@ -92,8 +82,10 @@ class Context:
         begun = self._starting
         if begun is None or (begun.done() and begun.exception() is not None):
             begun = self._starting = self._in_pool(self._make_ready)
+        waiting = asyncio.wrap_future(begun)
+        waiting.add_done_callback(_look_at)
         # Shielded: whoever gives up waiting must not take it from the others.
-        await asyncio.shield(asyncio.wrap_future(begun))
+        await asyncio.shield(waiting)
 
     def start_now(self) -> None:
         """The same for a program that has no event loop yet."""
@@ -164,8 +156,10 @@ class Context:
         return await asyncio.wrap_future(self._in_pool(lambda: [text(id) for id in ids]))
 
     async def props(self, model: str | None = None) -> Props:
+        from mlxone.service.props import props_of
+
         loaded = await self._loaded(model)
-        return await asyncio.wrap_future(self._in_pool(partial(_props, loaded, self.options)))
+        return await asyncio.wrap_future(self._in_pool(partial(props_of, loaded, self.options)))
 
     def figures(self) -> Figures:
         """A snapshot, taken without waiting for anything."""
@@ -309,10 +303,12 @@ class Context:
         offers = self._catalogue.look()
         self._worker.call(partial(self._load_named, offers if self._catalogue.is_named else [])).result()
         if self._catalogue.is_named:
-            # Ready is who answers at once: the first model is waited for, the others follow on their own.
-            first, *others = [self._worker.call(partial(self._warm, offer)) for offer in offers]
-            first.result()
+            # Ready is who answers at once: the first model is waited for, the others follow when
+            # nobody asks for anything.
+            first, *self._cold = offers
+            self._worker.call(partial(self._warm, first)).result()
         self._started = True
+        self._worker.wake()
 
     def _load_named(self, offers: Sequence[Offer]) -> None:
         from mlxone.service.shelf import check_context
@@ -334,6 +330,11 @@ class Context:
         wanted = {offer.key for answers, offer in list(self._open.items()) if answers.is_open}
         soon = shelf.put_idle_away(lambda offer: offer.key in wanted)
         shelf.measure(now=True)
+        if self._worker.running or self._worker.waiting:
+            return soon  # what follows takes a while, and somebody would wait for it
+        if self._cold and not self._closing:
+            self._warm(self._cold.pop(0))
+            return 0.0
         shelf.look_again()
         return soon
 
@@ -372,6 +373,11 @@ class Context:
             raise ShuttingDown("the server is shutting down", hint="try again in a moment")
 
 
+def _look_at(ended: asyncio.Future[Any]) -> None:
+    """Who waited may have gone: asyncio complains of a failure that nobody has looked at."""
+    _ = ended.cancelled() or ended.exception()
+
+
 def _check_ids(loaded: Loaded, ids: Sequence[int]) -> None:
     from mlxone.service.checks import check_ids
 
@@ -380,18 +386,3 @@ def _check_ids(loaded: Loaded, ids: Sequence[int]) -> None:
     except UsageError as error:
         error.param = error.param or "tokens"
         raise
-
-
-def _props(loaded: Loaded, options: Options) -> Props:
-    from mlxone.service.preparing import defaults
-
-    words = loaded.words
-    limits = [n for n in (options.ctx_size, words.context_length, loaded.longest) if n]
-    return Props(
-        model=loaded.offer.id,
-        context_length=min(limits),
-        chat_template=words.template.source if words.template else "",
-        bos_token=words.tokenizer.bos_token or "",
-        eos_token=words.tokenizer.eos_token or "",
-        sampling=asdict(defaults(words, options)),
-    )

@@ -183,7 +183,7 @@ class Shelf:
     def put_all_away(self) -> None:
         with ExitStack() as all_of_them:  # one that makes trouble keeps no other here
             for one in list(self._held.values()):
-                all_of_them.callback(self._unload, one, "closing")
+                all_of_them.callback(self._unload, one)
 
     def put_idle_away(self, is_wanted: Callable[[Offer], bool]) -> float | None:
         """Those unused for as long as the operator said; in how many seconds the next one may go."""
@@ -233,9 +233,10 @@ class Shelf:
                 held.pop_all(),
             )
 
-    def _unload(self, loaded: Loaded, why: str) -> None:
+    def _unload(self, loaded: Loaded, why: str = "") -> None:
         """Nothing else holds a model that has no work, so its weights go with it."""
-        log.info("unloaded %s: %s", loaded.offer.id, why)
+        if why:
+            log.info("unloaded %s: %s", loaded.offer.id, why)
         del self._held[loaded.offer.key]
         loaded.held.close()
         self.prefixes.forget(loaded.offer.key)

@@ -219,14 +219,16 @@ def test_on_a_terminal_a_bar_stands_below_the_log(serve: Serve):
     assert shown == ["loading starter"]
     server.ready()
     shown = watch(lambda lines: "0 requests" in "".join(lines))
-    assert re.fullmatch(r"0 running · 0 requests · http://127\.0\.0\.1:\d+", shown[0])
-    assert re.match(r"memory \d\.\d\d of \d+\.\d GB · ", shown[1])
+    logged, *bar = shown
+    assert logged.endswith("info  loaded starter")
+    assert re.fullmatch(r"0 running · 0 requests · http://127\.0\.0\.1:\d+", bar[0])
+    assert re.match(r"memory \d\.\d\d of \d+\.\d GB · ", bar[1])
     server.ask("/v1/chat/completions", QUESTION)
-    shown = watch(lambda lines: "1 request " in "".join(lines) and "POST" in lines[0])
-    assert "POST /v1/chat/completions 200" in shown[0]
-    assert len(shown) == 3
+    shown = watch(lambda lines: "1 request " in "".join(lines) and "POST" in lines[1])
+    assert "POST /v1/chat/completions 200" in shown[1]
+    assert len(shown) == 4
     server.child.send_signal(signal.SIGTERM)
     shown = watch(lambda lines: False)
-    assert [line.split(" ")[1] for line in shown] == ["info", "info"]
+    assert [line.split(" ")[1] for line in shown] == ["info", "info", "info"]
     assert server.child.wait(WAIT) == 0
     os.close(ours)

@@ -11,10 +11,17 @@ import pytest
 import mlxone
 
 README = Path(__file__).parents[2] / "README.md"
+CLIENT = "from openai import"  # of a server, not of the library
 
 
 def examples() -> list[str]:
-    return re.findall(r"^```python\n(.*?)^```", README.read_text(encoding="utf-8"), re.M | re.S)
+    found = re.findall(r"^```python\n(.*?)^```", README.read_text(encoding="utf-8"), re.M | re.S)
+    return [code for code in found if CLIENT not in code]
+
+
+def client_example() -> str:
+    (found,) = re.findall(rf"^```python\n({CLIENT}.*?)^```", README.read_text(encoding="utf-8"), re.M | re.S)
+    return str(found)
 
 
 @pytest.mark.usefixtures("starter_home")
@@ -39,6 +46,14 @@ def test_the_examples_of_the_readme(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     assert "SmolLM2" in printed[3] and "runs here" in printed[3]
     assert names["report"].fits and names["report"].max_safe_context == 8192
     assert "Paris" in names["model"].tokenizer.decode([int(names["logits"][-1].argmax().item())])
+
+
+@pytest.mark.usefixtures("starter_home")
+def test_the_readmes_client_gets_an_answer(capsys: pytest.CaptureFixture[str]):
+    with mlxone.create_server(mlxone.load_context("starter"), port=0) as server:
+        code = client_example().replace("http://127.0.0.1:8090", server.url)
+        exec(compile(code.replace("stream=True", "stream=True, max_tokens=12"), "README.md", "exec"), {})
+    assert len(capsys.readouterr().out.split()) > 3
 
 
 def test_a_type_for_every_public_name():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -257,5 +258,45 @@ def test_an_error_that_is_kept_keeps_no_frames(stage: Stage):
                     trace = trace.tb_next
                 error = error.__cause__
             assert "burn" in names and "hidden" in names
+
+    run(test)
+
+
+def test_who_gives_up_waiting_for_a_start_that_fails_leaves_no_complaint(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+):
+    """As Ctrl-C does while a model is loaded: asyncio would print a failure that nobody has looked at."""
+    reached, go = stops_at(monkeypatch, Context, "_load_named")
+    complaints: list[Any] = []
+
+    async def test() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda loop, what: complaints.append(what))
+        context = Context([stage.model()])
+        waiting = asyncio.create_task(context.start())
+        await asyncio.to_thread(reached.wait, 20)
+        waiting.cancel()
+        await asyncio.wait({waiting})
+        closing = asyncio.create_task(context.close())
+        await asyncio.sleep(0)
+        go.set()
+        await closing
+        await asyncio.sleep(0)
+        del context, waiting, closing
+        gc.collect()
+        assert complaints == []
+
+    run(test)
+
+
+def test_other_models_are_warmed_up_when_nobody_asks_for_anything(stage: Stage):
+    async def test() -> None:
+        folders = [stage.model(name) for name in ("first", "second", "third")]
+        async with serving(*folders) as context:
+            for _ in range(1000):
+                left = len(context._cold)
+                await asyncio.wrap_future(context._worker.call(lambda: None))  # comes after a warm-up
+                if not left:
+                    break
+            assert passes(stage, "second") == passes(stage, "third") == []  # and the warm-up before
 
     run(test)

@@ -10,7 +10,7 @@ import pytest
 from mlxone.core.errors import UsageError
 from mlxone.server.protocols import llamacpp
 from mlxone.server.protocols.reading import MOST_IDS
-from mlxone.service.context import Props
+from mlxone.service.props import Props
 
 
 def body(**fields: Any) -> bytes:
