@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import cast
 
-from mlxone.backend.arrays import mx
+from mlxone.backend.arrays import mx, on_cpu
 from mlxone.core.errors import ModelOverBudget, Overloaded, UsageError
 from mlxone.core.words import ChatRequest, Failed
 from mlxone.fitting.admission import Admission, Refusal, Ticket
@@ -38,7 +38,9 @@ log = logging.getLogger(__name__)
 
 Ask = Callable[[], Ticket | Refusal]
 ELEMENTS = {"bfloat16": "bf16", "float16": "f16", "float32": "f32"}
-WARMING, WARMED = (0,) * 8, 3  # a prompt, and tokens of an answer: all that a first request does is done once
+# A prompt and how many tokens to answer, so that all is done once that a first request would wait for:
+# on a GPU kernels are made for long and short passes; a CPU only has its weights to bring in.
+WARM_UP = {"cpu": ((0,), 1), "gpu": ((0,) * 8, 3)}
 OFTEN = 0.1  # seconds between two looks at MLX's memory
 SELDOM = 10.0  # seconds between two looks at what others on this machine have left for us
 AT_HAND = 4  # models without a promise that are kept for their words: each has a tokenizer in memory
@@ -140,7 +142,8 @@ class Shelf:
         if loaded is None or not self.ledger.counts(loaded.admission):
             return
         try:
-            short = Answer(loaded.model, ChatRequest(ids=WARMING, max_tokens=WARMED, eos_token_ids=()))
+            ids, tokens = WARM_UP["cpu" if on_cpu() else "gpu"]
+            short = Answer(loaded.model, ChatRequest(ids=ids, max_tokens=tokens, eos_token_ids=()))
             *_, last = short.events()
             if isinstance(last, Failed):
                 raise last.error

@@ -95,7 +95,7 @@ def last(events: Sequence[Event]) -> Finished:
     return events[-1]
 
 
-WARM_UP = [7, 1, 1, 1]  # what a named model does before its server is ready
+WARM_UP = [1]  # what a named model does before its server is ready
 
 
 def passes(stage: Stage, name: str = "tiny") -> list[int]:
