@@ -20,7 +20,7 @@ from typing import Any
 from bench.figures import median, shown, table
 from bench.serve_client import Messages, Streamed, ask, idle_connections, requests_per_second
 from bench.serve_models import long_text, on_disk, random_model
-from bench.serve_sides import OURS, THEIRS, Engine, Server, both, more_files, turns
+from bench.serve_sides import OURS, THEIRS, Engine, Server, more_files, running, turns
 
 NAMES = ("start", "first", "decode", "turns", "health", "idle")
 PACKINGS: dict[str, dict[str, Any] | None] = {"4-bit": {"group_size": 64, "bits": 4}, "bf16": None}
@@ -40,6 +40,7 @@ class Plan:
     seconds: float  # of GET /health
     only: frozenset[str]
     on_cpu: bool
+    alone: bool  # without mlx_lm.server, for what ours is compared with itself in
 
 
 @dataclass(slots=True)
@@ -79,6 +80,7 @@ def _arguments() -> tuple[Plan, argparse.Namespace]:
     parser.add_argument("--prompt", type=int, default=1000, help="tokens of a conversation's first turn")
     parser.add_argument("--seconds", type=float, default=5.0, help="of GET /health")
     parser.add_argument("--only", choices=NAMES, action="append", help="may be repeated; all by default")
+    parser.add_argument("--alone", action="store_true", help="ours without mlx_lm.server beside it")
     parser.add_argument("--model", type=Path, help="a folder other than the starter's, on a CPU")
     parser.add_argument("--shapes", default=SHAPES, help="comma-separated, on a GPU")
     parser.add_argument("--packings", default=",".join(PACKINGS), help="comma-separated, on a GPU")
@@ -88,7 +90,7 @@ def _arguments() -> tuple[Plan, argparse.Namespace]:
 
     count = args.count or (32 if on_cpu() else 192)
     only = frozenset(args.only or NAMES)
-    return Plan(args.rounds, count, args.prompt, args.seconds, only, on_cpu()), args
+    return Plan(args.rounds, count, args.prompt, args.seconds, only, on_cpu(), args.alone), args
 
 
 def _machine() -> str:
@@ -120,12 +122,12 @@ def measure(plan: Plan, folders: dict[str, Path], home: Path) -> Figures:
     figures = Figures()
     if "start" in plan.only:
         for number in range(plan.rounds):
-            for side in turns((OURS, THEIRS), number):
+            for side in turns(sides_of(plan), number):
                 with Server(side, folders[side], home) as server:
                     answer = ask(server.port, short(number), 1)
                 figures.add("start", side, (answer.first - server.started) * 1e3)
     if plan.only - {"start"}:
-        with both(folders, home) as servers:
+        with running({side: folders[side] for side in sides_of(plan)}, home) as servers:
             for server in servers.values():  # kernels are compiled and weights read at their first use
                 ask(server.port, short(999), 8)
             for name, step in (("first", _first), ("turns", _turns)):
@@ -135,6 +137,10 @@ def measure(plan: Plan, folders: dict[str, Path], home: Path) -> Figures:
                 _decode(plan, figures, servers, folders[OURS])
             _connections(plan, figures, servers)
     return figures
+
+
+def sides_of(plan: Plan) -> list[str]:
+    return [OURS] if plan.alone else [OURS, THEIRS]
 
 
 def short(number: int) -> Messages:
@@ -211,7 +217,7 @@ def beside(figures: Figures, on_cpu: bool) -> list[list[Any]]:
     }
     rows: list[list[Any]] = []
     for key, name in names.items():
-        if key in figures.series:
+        if THEIRS in figures.series.get(key, {}):
             ours, theirs = figures.series[key][OURS], figures.series[key][THEIRS]
             bar = bars.get(key, "")
             rows.append([name, f"{median(ours):.1f}", f"{median(theirs):.1f}", shown(ours, theirs), bar])
@@ -222,13 +228,15 @@ def alone(figures: Figures) -> list[list[Any]]:
     """What a side is compared with itself in."""
     series, rows = figures.series, []
     if "second turn" in series:
-        ratios = [shown(series["second turn"][side], series["first turn"][side]) for side in (OURS, THEIRS)]
+        first, second = series["first turn"], series["second turn"]
+        ratios = [shown(second[side], first[side]) if side in second else "" for side in (OURS, THEIRS)]
         rows.append(["second turn / first turn", *ratios, "<= 0.15"])
     if "decode" in series:
         ratio = shown(series["decode"][OURS], series["decode"]["in process"])
         rows.append(["decode over HTTP / in process", ratio, "", ">= 0.97"])
     if "health" in series:
-        speeds = [f"{median(series['health'][side]):.0f}" for side in (OURS, THEIRS)]
+        health = series["health"]
+        speeds = [f"{median(health[side]):.0f}" if side in health else "" for side in (OURS, THEIRS)]
         rows.append(["GET /health, a second", *speeds, ">= 2500"])
     if "idle" in series:
         rows.append([f"{CONNECTIONS:,} idle connections, MB", f"{series['idle'][OURS][0]:.1f}", "", "< 30"])

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -101,9 +101,10 @@ class Engine:
 
 
 @contextmanager
-def both(folders: dict[str, Path], home: Path) -> Iterator[dict[str, Server]]:
-    with Server(OURS, folders[OURS], home) as ours, Server(THEIRS, folders[THEIRS], home) as theirs:
-        yield {OURS: ours, THEIRS: theirs}
+def running(folders: dict[str, Path], home: Path) -> Iterator[dict[str, Server]]:
+    """A server for each side, all at once."""
+    with ExitStack() as servers:
+        yield {side: servers.enter_context(Server(side, folder, home)) for side, folder in folders.items()}
 
 
 def turns(sides: Sequence[str], number: int) -> list[str]:
