@@ -167,18 +167,6 @@ class Ledger:
         return sum(others) + self.kept_bytes
 
 
-def admission(model: Model, *, memory_budget: float | None = None, work: Work | None = None) -> Admission:
-    """For requests to this model: within `memory_budget` GB, else what a model may use here.
-
-    The same bytes become MLX's limit, in case a prediction is wrong.
-    """
-    ledger = Ledger(memory_budget, work)
-    found = ledger.open(model)
-    ledger.count(found)  # nobody else has this ledger, and its weights may be here already
-    ledger.measure()
-    return found
-
-
 def check_possible(model: Model) -> None:
     """Refuses a model that could only end this process: larger than all the memory there is."""
     case, machine = _case(model)

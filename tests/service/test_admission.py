@@ -12,11 +12,20 @@ import mlxone
 from mlxone.backend import arrays
 from mlxone.backend.arrays import mx
 from mlxone.core.errors import OutOfMemory, UsageError
-from mlxone.fitting.admission import Refusal, Ticket
+from mlxone.fitting.admission import Admission, Refusal, Ticket
 from mlxone.fitting.work import Work
 from mlxone.service import admission
 from tests.fitting.cases import GB, machine
 from tests.service.rig import write_folder
+
+
+def admission_of(model: mlxone.Model, *, memory_budget: float | None = None, work: Work | None = None) -> Admission:
+    """One model's, with a ledger of its own."""
+    ledger = admission.Ledger(memory_budget, work)
+    found = ledger.open(model)
+    ledger.count(found)
+    ledger.measure()
+    return found
 
 
 @pytest.fixture(autouse=True)
@@ -52,35 +61,35 @@ def on(monkeypatch: pytest.MonkeyPatch, usable: int, free: int | None = None, me
 
 def test_the_budget_is_what_may_be_used_and_mlx_hears_of_it(model, monkeypatch, limits):
     on(monkeypatch, 8 * GB)
-    found = admission.admission(model)
+    found = admission_of(model)
     assert found.budget == 8 * GB and set(limits) == {8 * GB}
     assert isinstance(found.admit(10, 10), Ticket)
 
 
 def test_a_budget_of_ones_own(model, monkeypatch, limits):
     on(monkeypatch, 8 * GB)
-    assert admission.admission(model, memory_budget=2).budget == 2 * GB
+    assert admission_of(model, memory_budget=2).budget == 2 * GB
     with pytest.raises(UsageError, match="memory_budget"):
-        admission.admission(model, memory_budget=-1)
+        admission_of(model, memory_budget=-1)
 
 
 def test_what_others_hold_is_not_promised(model, monkeypatch, limits):
     on(monkeypatch, 8 * GB, free=1 * GB)
     monkeypatch.setattr(mx, "get_active_memory", lambda: 3 * GB)
     monkeypatch.setattr(mx, "get_cache_memory", lambda: GB // 2)
-    found = admission.admission(model)
+    found = admission_of(model)
     weights = found.promised_bytes
     assert 0 < weights < 3 * GB
     # MLX's cache is anyone's, and of the rest only what this one promised is its own.
     assert found.budget == 1 * GB + GB // 2 + weights
-    assert admission.admission(model, memory_budget=500).budget == found.budget
+    assert admission_of(model, memory_budget=500).budget == found.budget
     monkeypatch.setattr(mx, "get_active_memory", lambda: 1_000)
-    assert admission.admission(model).budget == 1 * GB + GB // 2 + 1_000  # it was not read yet
+    assert admission_of(model).budget == 1 * GB + GB // 2 + 1_000  # it was not read yet
 
 
 def test_how_prompts_are_read_counts(model, monkeypatch):
     on(monkeypatch, 8 * GB)
-    one, other = (admission.admission(model, work=Work(prefill_step=step)) for step in (16, 64))
+    one, other = (admission_of(model, work=Work(prefill_step=step)) for step in (16, 64))
     for each in (one, other):
         assert each.admit(60, 4)
     assert one.promised_bytes < other.promised_bytes
@@ -162,10 +171,10 @@ def test_work_stops_where_memory_outgrew_the_limit(model, monkeypatch, limits):
 def test_what_is_no_request_is_no_ticket(model, monkeypatch, odd):
     on(monkeypatch, 8 * GB)
     with pytest.raises(UsageError, match="no such request"):
-        admission.admission(model).admit(*odd)
+        admission_of(model).admit(*odd)
 
 
 def test_a_refusal_says_the_numbers(model, monkeypatch):
     on(monkeypatch, 8 * GB)
-    found = admission.admission(model).admit(10**6, 1)
+    found = admission_of(model).admit(10**6, 1)
     assert isinstance(found, Refusal) and "beyond the model's context" in found.reason
