@@ -19,7 +19,9 @@ from tests.fitting.cases import GB, machine
 from tests.service.rig import write_folder
 
 
-def admission_of(model: mlxone.Model, *, memory_budget: float | None = None, work: Work | None = None) -> Admission:
+def admission_of(
+    model: mlxone.Model, *, memory_budget: float | None = None, work: Work | None = None
+) -> Admission:
     """One model's, with a ledger of its own."""
     ledger = admission.Ledger(memory_budget, work)
     found = ledger.open(model)
