@@ -319,7 +319,7 @@ class Program(Asks):
 
     @property
     def resident_bytes(self) -> int:
-        """Of the serving process; what is freed is given back, so this is what it holds."""
+        """Of the serving process, with what its C library keeps free for later."""
         found = subprocess.run(
             ["ps", "-o", "rss=", "-p", str(self.ready["pid"])], capture_output=True, text=True, check=True
         )

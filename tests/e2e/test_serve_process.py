@@ -213,10 +213,11 @@ def test_64_mb_leave_no_trace_in_its_memory(server: Program, chunked: bool):
 
     refused()
     before = server.resident_bytes
-    for _ in range(5):
+    for _ in range(10):
         refused()
-    # Less than one of the bodies, although five came.
-    until(lambda: server.resident_bytes - before < 20_000_000, "the memory of what was refused")
+    # Ten came, of which 32 MB each were read before the refusal. Room for one or two of them may stay: the C
+    # library keeps what was freed for what comes next (backend/cpu.py), and not always in one piece.
+    until(lambda: server.resident_bytes - before < 80_000_000, "the memory of what was refused")
 
 
 # How it ends ------------------------------------------------------------------------------------------
