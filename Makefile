@@ -27,7 +27,7 @@ EXTRA   := $(filter-out none,$(BACKEND))
 PLACE   := $(shell pwd | cksum | cut -d ' ' -f 1)
 APP     := $(VENV)/.installed-$(BACKEND)-$(PLACE)
 TESTS   := $(APP)-test
-PARTS   := $(wildcard mlxone tests tools bench)
+PARTS   := $(wildcard mlxone tests tools bench packer build.py)
 
 .DEFAULT_GOAL := help
 .PHONY: help run test lint format parity fuzz soak bench dist starter clean

@@ -1,0 +1,1 @@
+"""Packs mlxone into one file; `--help` says how."""

@@ -1,0 +1,1 @@
+"""packs mlxone into one file"""
