@@ -2,6 +2,7 @@
 #
 #   make run PROMPT="…"        another question
 #   make run PYTHON=python3.13 the Python that .venv is made with (3.11 or later)
+#   make dist LEVEL=19        packed as tightly as a release: minutes more, megabytes less
 #   make run BACKEND=cuda      cpu | cuda | none; by itself: cuda where nvidia-smi works, none on macOS
 
 PYTHON  ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -27,21 +28,27 @@ EXTRA   := $(filter-out none,$(BACKEND))
 PLACE   := $(shell pwd | cksum | cut -d ' ' -f 1)
 APP     := $(VENV)/.installed-$(BACKEND)-$(PLACE)
 TESTS   := $(APP)-test
+NEEDS_PYTHON = $(or $(PYTHON),false) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	echo "mlxone needs Python 3.11 or later: install one, or name it with make PYTHON=…"; exit 1; }
 PARTS   := $(wildcard mlxone tests tools bench packer build.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format parity fuzz soak bench dist starter clean
+.PHONY: help run test test-binary lint format parity fuzz soak bench dist starter clean
 .DELETE_ON_ERROR:
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: starter ## Set up if needed and let the starter model answer PROMPT
 	@$(BIN)/mlxone run --max-tokens 500 --prompt "$$PROMPT"
 
 test: $(TESTS) lint starter ## Set up if needed; lint, types, tests (no network once set up)
-	@$(BIN)/python -m pytest -n 2 --dist loadscope -q --ignore tests/parity
+	@$(BIN)/python -m pytest -n 2 --dist loadscope -q --ignore tests/parity --ignore tests/binary
 	@MLXONE_CPU=native $(BIN)/python -m pytest -n 2 -q tests/parity
+
+test-binary: $(TESTS) starter dist/SHA256SUMS ## Build what is shipped if needed, and prove that it works
+	@$(BIN)/python -m pytest -n 2 --dist loadscope -q tests/binary
+	@MLXONE_BINARY=$(CURDIR)/dist/mlxone $(BIN)/python -m pytest -n 2 --dist loadscope -q tests/e2e -k serve
 
 lint: $(TESTS) ## Style, format and types
 	@$(BIN)/ruff check $(PARTS)
@@ -56,7 +63,8 @@ parity: $(TESTS) starter ## The long proof that logits equal mlx-lm's
 	@MLXONE_CPU=native $(BIN)/python -m pytest tests/parity -q -m "long or not long"
 
 fuzz: $(TESTS) starter ## Damaged files and random requests, at length
-	@$(BIN)/python -m pytest tests -n 2 -q -m "long or hypothesis" --ignore tests/parity --hypothesis-profile=fuzz
+	@$(BIN)/python -m pytest tests -n 2 -q -m "long or hypothesis" --ignore tests/parity \
+		--ignore tests/binary --hypothesis-profile=fuzz
 
 soak: $(TESTS) starter ## Thousands of requests at one server: nothing may grow and nothing may stay
 	@$(BIN)/python -m pytest tests/e2e -q -m long -k serve
@@ -64,12 +72,14 @@ soak: $(TESTS) starter ## Thousands of requests at one server: nothing may grow 
 bench: $(TESTS) starter ## Side by side with mlx-lm, as in docs/benchmarks.md
 	@$(BIN)/python -m bench
 
-dist: $(APP) ## Build the wheel and the source archive into dist/
-	@echo "building into dist/"
-	@$(PIP) install -c constraints.txt build
-	@rm -rf dist build
-	@$(BIN)/python -m build --quiet --no-isolation --outdir dist .
-	@ls -l dist
+dist: ## Pack the one file, the slim one and the zipapp into dist/ (python build.py --help)
+	@$(NEEDS_PYTHON)
+	@$(PYTHON) build.py $(if $(LEVEL),--level $(LEVEL))
+
+# Written last. The commit is inside, so that another commit is another build.
+dist/SHA256SUMS: $(shell find mlxone packer tools -type f ! -name '*.pyc') build.py pyproject.toml \
+		constraints.txt $(wildcard .git/logs/HEAD)
+	@$(MAKE) --no-print-directory dist
 
 starter: $(APP)
 	@$(BIN)/python tools/make_starter.py >/dev/null
@@ -81,8 +91,7 @@ clean: ## Remove .venv, dist and caches; models stay
 # A venv belongs to one backend: MLX's CPU and CUDA packages overwrite each other's files.
 # The second road is for systems that ship Python's venv module without the pip inside it.
 $(APP): pyproject.toml constraints.txt
-	@$(or $(PYTHON),false) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
-		echo "mlxone needs Python 3.11 or later: install one, or name it with make PYTHON=…"; exit 1; }
+	@$(NEEDS_PYTHON)
 	@$(PIP) --version >/dev/null 2>&1 && [ -z "$$(ls $(VENV)/.installed-* 2>/dev/null | grep -v -- '-$(BACKEND)-$(PLACE)')" ] || { \
 		echo "making $(VENV) with $$($(PYTHON) --version)"; rm -rf $(VENV); \
 		$(PYTHON) -m venv $(VENV) >/dev/null 2>&1 || { \

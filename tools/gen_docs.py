@@ -57,7 +57,8 @@ def exit_codes_page() -> str:
 
 def _group_text(context: click.Context) -> str:
     rows = ((f"`mlxone {name}`", verb.summary) for name, verb in VERBS.items())
-    words = "For all verbs: `--help`, `--verbose` (the traceback of a failure); `mlxone --version`.\n"
+    words = "For all verbs: `--help`, `--verbose` (the traceback of a failure).\n"
+    words += "`mlxone --version` says which one this is, with `--json` all that it knows of itself.\n"
     codes = "How a command ends is in [exit-codes.md](exit-codes.md).\n"
     return "\n".join([_table(("verb", "what it does"), rows), words + codes])
 

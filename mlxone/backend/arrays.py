@@ -22,10 +22,7 @@ else:
     try:
         import mlx.core as mx
     except ImportError as error:
-        raise BackendMissing(
-            f"MLX cannot be loaded: {error}",
-            hint="on Linux install its backend: pip install 'mlxone[cpu]' or 'mlxone[cuda]'",
-        ) from error
+        raise BackendMissing(f"MLX cannot be loaded: {error}", hint=cpu.way_to_mlx()) from error
 
 __all__ = ["check_memory", "lift_limit", "limit_memory", "lock", "mx", "on_cpu", "on_stream", "wire_memory"]
 

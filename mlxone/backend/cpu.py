@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
+from mlxone.core.about import is_packed
 from mlxone.core.errors import UsageError
 
 Mode = Literal["auto", "native", "wide", "packed"]
@@ -53,6 +54,13 @@ def mode() -> Mode:
 def blas() -> Path | None:
     """The BLAS brought in by `prepare`, if any."""
     return _blas
+
+
+def way_to_mlx() -> str:
+    """What to do where MLX cannot be loaded."""
+    if is_packed():
+        return "`mlxone doctor` looks whether this program's own files are whole"
+    return "on Linux install its backend: pip install 'mlxone[cpu]' or 'mlxone[cuda]'"
 
 
 def weight_form(wide_bytes: int, available: int, *, has_blas: bool, chosen: Mode = "auto") -> WeightForm:

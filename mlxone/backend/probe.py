@@ -22,7 +22,9 @@ def facts() -> dict[str, Any]:
     free_bytes           what is free on the card right now
     card_id              by which `nvidia-smi -i` knows the card
     card                 figures a card's speed can be estimated from
+    blas                 the library that multiplies matrices on Linux's CPU
     """
+    from mlxone.backend import blas
     from mlxone.backend.arrays import mx, on_cpu
 
     info = mx.device_info()
@@ -37,6 +39,7 @@ def facts() -> dict[str, Any]:
         "free_bytes": info.get("free_memory"),
         "card_id": info.get("pci_bus_id", info.get("uuid")),
         "card": card_figures() if kind == "cuda" else None,
+        "blas": blas.facts(),
     }
     return {name: value for name, value in found.items() if value is not None}
 

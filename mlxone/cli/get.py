@@ -63,10 +63,14 @@ def command(model: str | None, model_flag: str | None, **flags: Any) -> None:
     from mlxone.cli import opening
     from mlxone.hub import client
 
-    repo, revision, held = _wanted(named_model(model, model_flag, required=True), flags["revision"])
+    model = named_model(model, model_flag, required=True)
     chosen = {name: flags[name] for name in ("include", "exclude") if flags[name]}
     to, quiet, verify = _folder(flags["to"]), flags["quiet"], flags["verify"]
-    if client.is_offline() and not chosen and to is None and not verify:
+    as_it_is = not chosen and to is None and not verify
+    if as_it_is and flags["revision"] is None and _print_starter(model, flags):
+        return
+    repo, revision, held = _wanted(model, flags["revision"])
+    if client.is_offline() and as_it_is:
         _print_held(repo, revision, held, flags)
         return
     if held and held.format == "gguf" and not chosen:
@@ -119,6 +123,20 @@ def _folder(to: str | None) -> Path | None:
     return Path(to).expanduser()
 
 
+def _print_starter(model: str, flags: dict[str, Any]) -> bool:
+    """Whether the starter was asked for by that name and is here: it is prepared from the repo, not it."""
+    from mlxone.hub import places, starter
+
+    folder = starter.at_hand() if model.strip() == starter.STARTER else None
+    if folder is None:
+        return False
+    if not flags["quiet"]:
+        where = "inside this program" if folder == places.bundled_starter() else "already"
+        streams.complain(f"the starter is here {where}; `mlxone get {starter.REPO}` gets its original")
+    _print_folder(starter.REPO, folder, [path.name for path in sorted(folder.iterdir())], flags)
+    return True
+
+
 def _print_held(repo: str, revision: str | None, held: Entry | None, flags: dict[str, Any]) -> None:
     """Offline the answer is what is here, if it is all here."""
     from mlxone.hub import client
@@ -133,15 +151,26 @@ def _print_held(repo: str, revision: str | None, held: Entry | None, flags: dict
             f"HF_HUB_OFFLINE is set: {repo} is on this machine, and was not looked for on the Hub"
         )
     folder = _snapshot(held)
+    _print_folder(held.repo_id, folder, _files(held), flags, revision, held.revision)
+
+
+def _print_folder(
+    repo: str,
+    folder: Path,
+    files: list[str],
+    flags: dict[str, Any],
+    revision: str | None = None,
+    commit: str | None = None,
+) -> None:
+    """What `get` answers where nothing had to be fetched."""
     if not flags["json"]:
         click.echo(folder)
         return
-    files = _files(held)
     known.print_json(
         {
-            "repo": held.repo_id,
+            "repo": repo,
             "revision": revision,
-            "commit": held.revision,
+            "commit": commit,
             "folder": str(folder),
             "files": files,
             "bytes": sum((folder / name).stat().st_size for name in files),

@@ -29,10 +29,15 @@ VERBS: dict[str, Verb] = {
     "scan": Verb("mlxone.cli.scan", "Look for models on this machine again."),
     "gc": Verb("mlxone.cli.gc", "Show what could be deleted, or delete it."),
     "rm": Verb("mlxone.cli.rm", "Delete a model from this machine."),
+    "doctor": Verb("mlxone.cli.doctor", "Say what works here and what does not, and what to do about it."),
+    "completion": Verb("mlxone.cli.completion", "Print the completion script for a shell."),
+    "uninstall": Verb("mlxone.cli.uninstall", "Remove what mlxone unpacked here, and say what stays."),
 }
 
 # For our own processes; they are not listed.
 HIDDEN: dict[str, Verb] = {"device": Verb("mlxone.cli.device", "Print what MLX says of the device, as JSON.")}
+
+JSON_ASKED = "json before the verb"  # where click keeps what one flag has to tell another
 
 WELCOME = """\
 mlxone runs language models on Apple's MLX.
@@ -107,18 +112,62 @@ def verbose_option() -> click.Option:
     )
 
 
+def note_json(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    ctx.meta[JSON_ASKED] = value
+
+
+def show_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    """Runs after all eager flags, so that --json may stand on either side of it."""
+    as_json = ctx.meta.get(JSON_ASKED, False)
+    if ctx.resilient_parsing:
+        return
+    if as_json and not value:
+        raise UsageError("--json stands behind the verb", hint="before one it goes only with --version")
+    if value:
+        click.echo(_about_json() if as_json else f"mlxone {__version__}")
+        ctx.exit()
+
+
+def _about_json() -> str:
+    import json
+    from dataclasses import asdict
+
+    from mlxone.core.about import about
+
+    return json.dumps(asdict(about()), indent=2, ensure_ascii=False)
+
+
+def version_options() -> list[click.Parameter]:
+    return [
+        click.Option(
+            ["--version"],
+            is_flag=True,
+            expose_value=False,
+            callback=show_version,
+            help="Show the version and exit.",
+        ),
+        click.Option(
+            ["--json"],
+            is_flag=True,
+            is_eager=True,
+            expose_value=False,
+            callback=note_json,
+            help="With --version: the build, MLX, Python and the platform as well, as one JSON object.",
+        ),
+    ]
+
+
 @click.group(
     "mlxone",
     cls=LazyGroup,
     invoke_without_command=True,
-    params=[verbose_option()],
+    params=[verbose_option(), *version_options()],
     context_settings={"help_option_names": ["-h", "--help"]},
     options_metavar="[FLAGS]",
     subcommand_metavar="VERB ...",
     help="Runs language models on Apple's MLX.",
     epilog="Exit codes: 0 done, 1 the answer is no, 2 usage, 130 Ctrl-C; docs/exit-codes.md lists them all.",
 )
-@click.version_option(__version__, prog_name="mlxone", message="%(prog)s %(version)s")
 @click.pass_context
 def group(ctx: click.Context) -> None:
     if ctx.invoked_subcommand is None:

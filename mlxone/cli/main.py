@@ -6,6 +6,7 @@ imports and an installation with a piece missing end in a line as well.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -18,6 +19,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = sys.argv[1:] if argv is None else list(argv)
     session: Session | None = None
     try:
+        if "_MLXONE_COMPLETE" in os.environ:  # a shell asks what could stand at the cursor
+            from mlxone.cli import completing
+
+            return completing.answer(args)
         from mlxone.cli import group, streams
 
         streams.prepare()

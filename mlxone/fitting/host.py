@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from mlxone.backend import cpu
+from mlxone.core.about import own_command
 
 QUICK_SECONDS, DEVICE_SECONDS = 5.0, 30.0
 CPUINFO = Path("/proc/cpuinfo")
@@ -64,13 +65,7 @@ class Host:
 
 
 def device_command() -> list[str]:
-    """`mlxone device`. In the one-file binary the executable is mlxone itself.
-
-    -P: a file in the working directory must not pass for one of Python's own modules.
-    """
-    if getattr(sys, "frozen", False):
-        return [sys.executable, "device"]
-    return [sys.executable, "-P", "-m", "mlxone", "device"]
+    return [*own_command(), "device"]
 
 
 def device_facts(host: Host) -> dict[str, Any] | None:

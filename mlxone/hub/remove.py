@@ -15,8 +15,8 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlxone.core.errors import StorageError
-from mlxone.hub import cache_tree, gc, in_use, shared_blobs, single, snapshots, trash
+from mlxone.core.errors import StorageError, UsageError
+from mlxone.hub import cache_tree, gc, in_use, places, shared_blobs, single, snapshots, trash
 from mlxone.hub.cache_tree import Blob, Tree
 from mlxone.hub.entry import Entry
 from mlxone.hub.own_files import companions, own_files
@@ -185,6 +185,11 @@ def removal(
     entry: Entry, *, one_revision: bool = False, beside: Iterable[Entry] = (), roots: Collection[Path] = ()
 ) -> Removal:
     """What goes with an entry. `beside` are all others known, `roots` folders that hold collections."""
+    if Path(os.path.realpath(entry.path)).is_relative_to(os.path.realpath(places.bundled_starter())):
+        raise UsageError(
+            "this starter is part of the program and cannot be deleted by itself",
+            hint="mlxone-slim is the same program without it",
+        )
     folder = cache_tree.repo_holding(entry.path)
     others = [other for other in beside if other.path != entry.path and not _is_part_of(other, entry)]
     if folder is not None:

@@ -29,7 +29,7 @@ def hugging_face() -> Iterator[Path]:
 
 
 def lm_studio() -> Iterator[Path]:
-    home = Path(os.path.expanduser("~"))
+    home = places.user_folder()
     try:
         chosen = json.loads((home / ".lmstudio" / "settings.json").read_bytes())["downloadsFolder"]
         if isinstance(chosen, str) and os.path.isabs(chosen):
@@ -41,7 +41,7 @@ def lm_studio() -> Iterator[Path]:
 
 
 def mlx_serve() -> Iterator[Path]:
-    yield Path(os.path.expanduser("~/.mlx-serve/models"))
+    yield places.user_folder() / ".mlx-serve" / "models"
 
 
 def model_dirs() -> Iterator[Path]:
@@ -52,7 +52,9 @@ def model_dirs() -> Iterator[Path]:
 
 
 def starter() -> Iterator[Path]:
-    yield places.starter_folder()
+    """The one that came with the program hides a prepared one: they are the same model."""
+    bundled = places.bundled_starter()
+    yield bundled if bundled.is_dir() else places.starter_folder()
 
 
 # Name, its folders, how deep: where two hold the same repo, the upper one's is meant.

@@ -6,6 +6,7 @@ import json
 import os
 from pathlib import Path
 
+from mlxone.core import about
 from mlxone.core.errors import HubError, ModelNotFound
 from mlxone.hub import download, places, snapshots
 
@@ -16,10 +17,10 @@ REQUIRED = ("config.json", "tokenizer.json", "tokenizer_config.json", "model.saf
 
 
 def starter(watch: download.Watch | None = None) -> Path:
-    """The prepared folder, else the repo on disk, else the repo from the Hub."""
-    folder = places.starter_folder()
-    if is_whole(folder):
-        return folder
+    """The one inside the program, else the prepared folder, else the repo on disk, else from the Hub."""
+    held = at_hand()
+    if held is not None:
+        return held
     cached = snapshots.snapshot_of(REPO)
     if cached is not None:
         return cached
@@ -27,9 +28,22 @@ def starter(watch: download.Watch | None = None) -> Path:
         return download.fetch(download.plan(REPO), watch)
     except (HubError, ModelNotFound) as e:
         raise ModelNotFound(
-            f"the starter model is not in {folder} and could not be downloaded: {e.message}",
-            hint=f"run `make starter`, or with a network `mlxone get {REPO}`",
+            f"the starter model is not in {places.starter_folder()} and could not be downloaded: {e.message}",
+            hint=way_to_get_it(),
         ) from e
+
+
+def at_hand() -> Path | None:
+    """The folder of a starter that is here and whole, the one that came with the program first."""
+    folders = (places.bundled_starter(), places.starter_folder())
+    return next((folder for folder in folders if is_whole(folder)), None)
+
+
+def way_to_get_it() -> str:
+    online = f"with a network `mlxone get {REPO}`"
+    if about.kind() == "source":
+        return f"run `make starter`, or {online}"
+    return f"{online}, or use the `mlxone` that has the starter inside" if about.is_packed() else online
 
 
 def is_whole(folder: Path) -> bool:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from mlxone.cli.main import main
-from mlxone.hub import places
+from mlxone.hub import places, starter
 from tests.cli.conftest import Result
 from tests.hub.conftest import fake_hub as fake_hub  # a fixture: this name is what asks for it
 from tests.hub.fake_hub import FakeHub, Fault, Repo, refuse
@@ -49,6 +49,42 @@ def get(capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
 
 def snapshot(commit: str = "a" * 40) -> Path:
     return places.hf_cache() / "models--org--model" / "snapshots" / commit
+
+
+@pytest.fixture
+def at_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Path:
+    """A whole starter, inside the program or prepared."""
+    if request.param == "inside":
+        monkeypatch.setattr(places, "BUNDLED", tmp_path / "mlxone_starter")
+    folder = places.BUNDLED if request.param == "inside" else places.starter_folder()
+    folder.mkdir(parents=True)
+    for name in starter.REQUIRED:
+        (folder / name).write_text(name)
+    starter.write_manifest(folder, "test")
+    return folder
+
+
+@pytest.mark.parametrize("at_hand", ["inside", "prepared"], indirect=True)
+def test_a_starter_that_is_here_is_not_fetched(fake_hub: FakeHub, at_hand: Path, get):
+    result = get("starter")
+    assert (result.code, result.out, fake_hub.log) == (0, f"{at_hand}\n", [])
+    where = "inside this program" if at_hand == places.BUNDLED else "already"
+    assert result.err == f"the starter is here {where}; `mlxone get {starter.REPO}` gets its original\n"
+    found = json.loads(get("--model", "starter", "--json", "--quiet").out)
+    assert found["folder"] == str(at_hand) and found["bytes_fetched"] == 0
+    assert found["bytes"] == sum((at_hand / name).stat().st_size for name in found["files"])
+    assert set(found["files"]) == {path.name for path in at_hand.iterdir()}
+    assert get("starter", "--quiet").err == ""
+
+
+@pytest.mark.parametrize("at_hand", ["inside"], indirect=True)
+@pytest.mark.parametrize("more", [["--revision", "main"], ["--verify"], ["--to", "x"], ["--include", "*"]])
+def test_who_asks_for_more_asks_the_hub(
+    fake_hub: FakeHub, at_hand: Path, get, more: list[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(at_hand.parent)
+    get("starter", *more)
+    assert fake_hub.log != []
 
 
 def test_stdout_is_the_folder_and_stderr_the_files(repo: Repo, get):

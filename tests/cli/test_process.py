@@ -57,7 +57,7 @@ def test_version_and_help_import_click_only(args):
 @pytest.mark.parametrize(
     "args",
     [
-        *(["run", "--help"], ["get", "--help"], ["serve", "--help"]),
+        *(["run", "--help"], ["get", "--help"], ["serve", "--help"], ["doctor", "--help"]),
         *(["run", "--nonsense"], ["rnu"], ["serve", "--port", "x"], ["serve", "--batch", "4"]),
     ],
 )

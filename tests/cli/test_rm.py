@@ -133,6 +133,25 @@ def test_the_starter_may_go_and_how_it_comes_back_is_said(mlxone):
     assert "the starter comes back by itself" in result.err
 
 
+@pytest.mark.parametrize("yes", [["--yes"], []])
+@pytest.mark.parametrize("how", ["starter", snapshots.STARTER_REPO, "path", "link"])
+def test_the_starter_inside_the_program_stays(mlxone, tmp_path, monkeypatch, how, yes):
+    monkeypatch.setattr(places, "BUNDLED", tmp_path / "program" / "mlxone_starter")
+    folder = write_model(places.BUNDLED, "gemma-4-e4b")
+    (tmp_path / "link").symlink_to(folder)
+    before = sorted(folder.iterdir())
+    named = {"path": str(folder), "link": str(tmp_path / "link")}.get(how, how)
+    result = mlxone("rm", named, *yes)
+    assert (result.code, result.out) == (2, "")
+    assert result.err == (
+        "mlxone: this starter is part of the program and cannot be deleted by itself "
+        "(mlxone-slim is the same program without it)\n"
+    )
+    assert sorted(folder.iterdir()) == before
+    assert mlxone("gc", "--yes", "--force").code == 0
+    assert sorted(folder.iterdir()) == before
+
+
 def test_one_quantization_goes_alone(mlxone):
     repo = quants()
     snapshot = repo.folder / "snapshots" / commit(1)

@@ -1,6 +1,7 @@
 """Real servers for the proofs: in this process on a thread of their own, or as the program that users start.
 
 `MLXONE_BINARY` names the program (the packed one, say); by itself it is this interpreter's `-m mlxone`.
+With it `offer` starts that program, too, where it is quicker in this process otherwise.
 Clients here are raw sockets where the bytes are the point. Nothing sleeps to wait: `until` asks again.
 """
 
@@ -16,6 +17,7 @@ import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -333,3 +335,37 @@ class Program(Asks):
             self.process.kill()
         self.process.wait()
         self.process.stdout.close()
+
+
+# Either ---------------------------------------------------------------------------------------
+
+ONCE_EACH = {"folders": "model-dir", "api_keys": "api-key"}  # what is a list here
+
+
+@contextlib.contextmanager
+def offer(*models: str | Path, **options: Any) -> Iterator[Asks]:
+    """A server of which a test only sees the answers: in this process, or the program MLXONE_BINARY names."""
+    if not os.environ.get("MLXONE_BINARY"):
+        with serve(*models, **options) as here:
+            yield here
+        return
+    cache = {"HF_HUB_CACHE": os.environ["HF_HUB_CACHE"]}
+    with (
+        tempfile.TemporaryDirectory() as home,
+        Program(Path(home), *flags(models, options), **cache) as there,
+    ):
+        yield there
+
+
+def flags(models: Sequence[str | Path], options: dict[str, Any]) -> list[str]:
+    """The options of `serve` as they are called on the command line."""
+    found = [word for model in models for word in ("--model", str(model))]
+    for name, value in options.items():
+        flag = "--" + ONCE_EACH.get(name, name).replace("_", "-")
+        if name in ONCE_EACH:
+            found += [word for each in value for word in (flag, str(each))]
+        elif value is True:
+            found.append(flag)
+        else:
+            found += [flag, ",".join(value) if isinstance(value, list) else str(value)]
+    return found

@@ -10,8 +10,9 @@ import pytest
 
 import mlxone
 from mlxone.fitting.work import Work
+from mlxone.hub.snapshots import STARTER_REPO
 from mlxone.service.admission import SHORTEST, _case
-from tests.e2e.serving import CHAT, PATIENCE, Here, Theatre, chat, request_bytes, serve, until
+from tests.e2e.serving import CHAT, PATIENCE, Asks, Theatre, chat, offer, request_bytes, serve, until
 from tests.engine import tiny
 from tests.service.rig import write_folder
 
@@ -46,20 +47,23 @@ def room_for(models: int, folder: Path) -> float:
     return (one.total_bytes + (models - 1) * one.weights_bytes) / 1e9
 
 
-def loaded(server: Here) -> list[str]:
+def loaded(server: Asks) -> list[str]:
     """The one used last comes last."""
     return server.stats()["server"]["loaded"]
 
 
-def listed(server: Here) -> dict[str, bool]:
-    return {one["id"]: one["loaded"] for one in server.ask("GET", "/v1/models").json["data"]}
+def listed(server: Asks) -> dict[str, bool]:
+    """All but the starter, which only the binary has."""
+    found = {one["id"]: one["loaded"] for one in server.ask("GET", "/v1/models").json["data"]}
+    found.pop(STARTER_REPO, None)
+    return found
 
 
 # On demand --------------------------------------------------------------------------------------
 
 
 def test_a_model_is_loaded_when_it_is_asked_for(folder: Path):
-    with serve(folders=[folder]) as server:
+    with offer(folders=[folder]) as server:
         assert loaded(server) == [] and listed(server) == {"a": False, "b": False, "c": False}
         for name in "ab":
             answer = server.chat("Hello", model=name, max_tokens=8)
@@ -70,7 +74,7 @@ def test_a_model_is_loaded_when_it_is_asked_for(folder: Path):
 
 
 def test_a_model_that_comes_while_it_serves_is_found(folder: Path):
-    with serve(folders=[folder]) as server:
+    with offer(folders=[folder]) as server:
         assert server.chat(model="late").status == 404
         write_folder(folder / "late")
         assert server.chat(model="late").status == 200
@@ -78,10 +82,10 @@ def test_a_model_that_comes_while_it_serves_is_found(folder: Path):
 
 
 def test_named_models_alone_answer(folder: Path):
-    with serve(folder / "a", folder / "b") as server:
+    with offer(folder / "a", folder / "b") as server:
         assert set(listed(server)) == {"a", "b"}
         assert server.chat(model="c").error["code"] == "model_not_found"
-    with serve(folder / "a") as server:
+    with offer(folder / "a") as server:
         answer = server.chat(model="whatever")  # one model answers to every name, and says its own
         assert (answer.status, answer.json["model"]) == (200, "a")
 
@@ -90,14 +94,14 @@ def test_named_models_alone_answer(folder: Path):
 
 
 def test_the_one_used_least_recently_makes_room(folder: Path):
-    with serve(folders=[folder], memory_budget=room_for(2, folder), prompt_cache_bytes=0) as server:
+    with offer(folders=[folder], memory_budget=room_for(2, folder), prompt_cache_bytes=0) as server:
         for asked, then in (("a", ["a"]), ("b", ["a", "b"]), ("a", ["b", "a"]), ("c", ["a", "c"])):
             assert server.chat(model=asked).status == 200
             assert loaded(server) == then
 
 
 def test_two_that_do_not_fit_together_take_turns(folder: Path):
-    with serve(folders=[folder], memory_budget=room_for(1, folder), prompt_cache_bytes=0) as server:
+    with offer(folders=[folder], memory_budget=room_for(1, folder), prompt_cache_bytes=0) as server:
         for asked in "abab":
             assert server.chat(model=asked).status == 200
             assert loaded(server) == [asked]
@@ -106,7 +110,7 @@ def test_two_that_do_not_fit_together_take_turns(folder: Path):
 def test_a_model_that_does_not_fit_is_refused_with_the_numbers(folder: Path):
     write_folder(folder / "small")
     budget = needs(folder / "a").weights_bytes / 1e9
-    with serve(folders=[folder], memory_budget=budget) as server:
+    with offer(folders=[folder], memory_budget=budget) as server:
         for streams in (False, True):
             answer = server.chat(model="a", stream=streams)
             said = answer.error
@@ -121,7 +125,7 @@ def test_a_model_that_does_not_fit_is_refused_with_the_numbers(folder: Path):
 def test_an_answer_beyond_the_budget_is_refused_with_what_would_fit(tmp_path: Path):
     folder = write_folder(tmp_path / "small")
     budget = needs(folder, 300).total_bytes / 1e9
-    with serve(folder, memory_budget=budget, prompt_cache_bytes=0) as server:
+    with offer(folder, memory_budget=budget, prompt_cache_bytes=0) as server:
         for streams in (False, True):
             answer = server.chat(max_tokens=400, stream=streams)
             said = answer.error
@@ -140,7 +144,7 @@ def test_an_answer_beyond_the_budget_is_refused_with_what_would_fit(tmp_path: Pa
 
 
 def test_a_prompt_beyond_the_context_is_refused_with_the_numbers(folder: Path):
-    with serve(folder / "a") as server:
+    with offer(folder / "a") as server:
         said = server.chat("x" * 3_000).error
         assert (said["type"], said["code"]) == ("memory_admission", "context_over_budget")
         assert said["prompt_tokens"] > said["max_context"] == 2048
@@ -151,7 +155,7 @@ def test_a_prompt_beyond_the_context_is_refused_with_the_numbers(folder: Path):
 
 @pytest.mark.parametrize("path", ["/v1/models/load", "/v1/models/unload", "/models/load", "/models/unload"])
 def test_managing_is_not_for_everybody(folder: Path, path: str):
-    with serve(folders=[folder]) as server:
+    with offer(folders=[folder]) as server:
         assert server.chat(model="b").status == 200
         for name in ("a", "b", "nothing"):
             answer = server.ask("POST", path, {"model": name})
@@ -163,7 +167,7 @@ def test_managing_where_it_is_allowed(folder: Path):
     def tell(verb: str, name: str) -> Any:
         return server.ask("POST", f"/v1/models/{verb}", {"model": name})
 
-    with serve(folders=[folder], allow_manage=True) as server:
+    with offer(folders=[folder], allow_manage=True) as server:
         assert tell("load", "a").json["loaded"] is True
         assert tell("load", "a").status == 200 and tell("load", "b").status == 200
         assert listed(server) == {"a": True, "b": True, "c": False}
@@ -192,7 +196,7 @@ def test_an_idle_model_is_unloaded_and_comes_back(folder: Path):
     def held() -> int:
         return server.stats()["memory"]["active_bytes"]
 
-    with serve(folder / "a", idle_unload=0.3) as server:
+    with offer(folder / "a", idle_unload=2.0) as server:
         said = server.chat("Hello").text
         before, weights = held(), needs(folder / "a").weights_bytes
         until(lambda: loaded(server) == [], "the end of its idleness")

@@ -18,7 +18,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 import mlxone
 from mlxone.core.words import ChatRequest, Message
 from mlxone.service.answer import prompt_ids
-from tests.e2e.serving import LONG_CONFIG, PATIENCE, Here, Theatre, recited, serve
+from tests.e2e.serving import LONG_CONFIG, PATIENCE, Asks, Theatre, offer, recited, serve
 from tests.service.rig import write_folder
 
 HELLO: Any = [{"role": "user", "content": "Hello there"}]
@@ -41,21 +41,21 @@ def model(folder: Path) -> mlxone.Model:
 
 
 @pytest.fixture(scope="module")
-def server(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Here]:
+def server(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Asks]:
     other = write_folder(tmp_path_factory.mktemp("models") / "other")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HF_HUB_CACHE", str(folder.parents[2]))
-        with serve(NAME, other) as running:
+        with offer(NAME, other) as running:
             yield running
 
 
 @pytest.fixture(scope="module", params=["/v1", ""], ids=["v1", "plain"])
-def client(request: pytest.FixtureRequest, server: Here) -> Iterator[openai.OpenAI]:
+def client(request: pytest.FixtureRequest, server: Asks) -> Iterator[openai.OpenAI]:
     with openai_client(server, request.param) as made:
         yield made
 
 
-def openai_client(server: Here, prefix: str = "/v1", **more: Any) -> openai.OpenAI:
+def openai_client(server: Asks, prefix: str = "/v1", **more: Any) -> openai.OpenAI:
     return openai.OpenAI(base_url=server.url + prefix, **(OPTIONS | more))
 
 
@@ -192,7 +192,7 @@ def test_parts_and_all_that_is_passed_over(client: openai.OpenAI):
 
 
 @pytest.mark.parametrize("words", ["Hello there", "日本 🙂 é"])
-def test_the_second_turn_is_not_read_again(server: Here, model: mlxone.Model, words: str):
+def test_the_second_turn_is_not_read_again(server: Asks, model: mlxone.Model, words: str):
     with openai_client(server) as client:
         first: list[Any] = [{"role": "user", "content": f"{words}, a conversation of its own"}]
         said = ask(client, messages=first)
@@ -270,7 +270,7 @@ def test_models(client: openai.OpenAI):
     ],
 )
 @pytest.mark.parametrize("streams", [False, True])
-def test_a_bad_request_is_the_clients_own_error(server: Here, fields: dict, param: str, streams: bool):
+def test_a_bad_request_is_the_clients_own_error(server: Asks, fields: dict, param: str, streams: bool):
     with openai_client(server) as client, pytest.raises(openai.BadRequestError) as caught:
         ask(client, stream=streams, **fields)
     assert str(caught.value.param).startswith(param)
@@ -278,7 +278,7 @@ def test_a_bad_request_is_the_clients_own_error(server: Here, fields: dict, para
     assert caught.value.request_id
 
 
-def test_a_model_that_is_not_there(server: Here):
+def test_a_model_that_is_not_there(server: Asks):
     with openai_client(server) as client:
         with pytest.raises(openai.NotFoundError) as caught:
             ask(client, model="gpt-nothing")
@@ -290,7 +290,7 @@ def test_a_model_that_is_not_there(server: Here):
 
 
 def test_keys_become_the_clients_own_errors(folder: Path):
-    with serve(folder, api_keys=["right"]) as server:
+    with offer(folder, api_keys=["right"]) as server:
         with openai_client(server, api_key="wrong") as client, pytest.raises(openai.AuthenticationError):
             ask(client)
         with openai_client(server, api_key="right") as client:
@@ -317,7 +317,7 @@ def test_a_full_queue_is_the_clients_own_error(tmp_path: Path, monkeypatch: pyte
 # Many at once ---------------------------------------------------------------------------------
 
 
-def test_concurrent_requests_each_get_their_own_answer(server: Here, model: mlxone.Model):
+def test_concurrent_requests_each_get_their_own_answer(server: Asks, model: mlxone.Model):
     prompts = [f"Question {number}" for number in range(8)]
     expected = [in_process(model, prompt)[0] for prompt in prompts]
 
@@ -342,7 +342,7 @@ def test_concurrent_requests_each_get_their_own_answer(server: Here, model: mlxo
 
 def test_the_starter_over_http_says_what_it_says_in_process(starter_folder: Path):
     question = "Name the capital of France."
-    with serve(starter_folder) as server, openai_client(server) as client:
+    with offer(starter_folder) as server, openai_client(server) as client:
         answer = ask(client, messages=[{"role": "user", "content": question}], max_tokens=12)
     text, stats = in_process(mlxone.load(starter_folder), question, max_tokens=12)
     assert answer.choices[0].message.content == text and "Paris" in text

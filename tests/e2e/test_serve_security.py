@@ -14,7 +14,7 @@ from urllib.parse import quote
 import pytest
 
 from mlxone.text import bounds
-from tests.e2e.serving import CHAT, Answer, Here, serve
+from tests.e2e.serving import CHAT, Answer, Asks, offer, serve
 from tests.service.rig import TEMPLATE, write_folder
 
 # Nothing of the disk ------------------------------------------------------------------------------
@@ -115,7 +115,7 @@ def test_no_name_of_a_model_reaches_the_disk(tmp_path: Path, outside: Path, watc
         assert server.stats()["server"]["loaded"] == ["offered"]
 
 
-def asked_everywhere(server: Here, name: str) -> Iterator[Answer]:
+def asked_everywhere(server: Asks, name: str) -> Iterator[Answer]:
     """Wherever a request may name a model."""
     yield server.chat(model=name)
     yield server.ask("POST", "/v1/completions", {"model": name, "prompt": "x"})
@@ -169,8 +169,8 @@ def test_chat_template_values_are_values(tmp_path: Path, watch: Watch):
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Here]:
-    with serve(write_folder(tmp_path_factory.mktemp("models") / "tiny")) as running:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Asks]:
+    with offer(write_folder(tmp_path_factory.mktemp("models") / "tiny")) as running:
         yield running
 
 
@@ -191,7 +191,7 @@ ROUTES = [
     "host", ["evil.example", "evil.example:8090", "127.0.0.1.evil.example", "10.0.0.1", "[::2]"]
 )
 @pytest.mark.parametrize(("method", "path", "body"), ROUTES, ids=lambda part: str(part)[:20])
-def test_a_name_made_to_point_here_is_refused(server: Here, method: str, path: str, body: Any, host: str):
+def test_a_name_made_to_point_here_is_refused(server: Asks, method: str, path: str, body: Any, host: str):
     answer = server.ask(method, path, body, host=host)
     assert answer.status == 403 and answer.error["type"] == "permission_error"
 
@@ -199,7 +199,7 @@ def test_a_name_made_to_point_here_is_refused(server: Here, method: str, path: s
 @pytest.mark.parametrize(
     "host", ["localhost", "localhost:1", "127.0.0.1", "127.0.0.1:8090", "[::1]", "[::1]:8090", "LOCALHOST"]
 )
-def test_our_own_names_are_fine(server: Here, host: str):
+def test_our_own_names_are_fine(server: Asks, host: str):
     assert server.ask("GET", "/v1/models", host=host).status == 200
 
 
@@ -207,17 +207,17 @@ def test_our_own_names_are_fine(server: Here, host: str):
     "origin", ["https://evil.example", "http://localhost.evil.example", "null", "http://10.0.0.1", "x"]
 )
 @pytest.mark.parametrize(("method", "path", "body"), ROUTES, ids=lambda part: str(part)[:20])
-def test_a_strangers_page_is_refused(server: Here, method: str, path: str, body: Any, origin: str):
+def test_a_strangers_page_is_refused(server: Asks, method: str, path: str, body: Any, origin: str):
     answer = server.ask(method, path, body, headers={"origin": origin})
     assert answer.status == 403
     assert "access-control-allow-origin" not in answer.headers
 
 
-def test_pages_that_may_ask(server: Here, tmp_path: Path):
+def test_pages_that_may_ask(server: Asks, tmp_path: Path):
     for origin in ("http://localhost:3000", server.url, "http://[::1]:5173"):
         answer = server.ask("GET", "/v1/models", headers={"origin": origin})
         assert answer.status == 200 and answer.headers["access-control-allow-origin"] == origin
-    with serve(write_folder(tmp_path / "m"), allowed_origins=["https://chat.example"]) as other:
+    with offer(write_folder(tmp_path / "m"), allowed_origins=["https://chat.example"]) as other:
         for origin, status in (("https://chat.example", 200), ("https://other.example", 403)):
             assert other.ask("GET", "/v1/models", headers={"origin": origin}).status == status
 
@@ -305,7 +305,7 @@ def test_others_are_served_while_a_template_takes_its_time(tmp_path: Path):
     """With the real limit of several seconds. The quick ones are all done before the slow one is."""
     own = {"bos_token": "<s>", "eos_token": "</s>", "chat_template": HOSTILE["endless"]}
     hostile = write_folder(tmp_path / "hostile", tokenizer_config=own)
-    with serve(hostile, write_folder(tmp_path / "fine")) as server, server.connect() as slow:
+    with offer(hostile, write_folder(tmp_path / "fine")) as server, server.connect() as slow:
         assert server.chat(model="fine").status == 200  # it is loaded
         body = json.dumps({"model": "hostile", "messages": [{"role": "user", "content": "x"}]}).encode()
         head = f"POST {CHAT} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(body)}\r\n\r\n"
@@ -338,7 +338,7 @@ def test_an_error_names_no_place_of_this_machine(tmp_path: Path, monkeypatch: py
     (folder / "damaged" / "model.safetensors").write_bytes(b"\x00" * 100)
     (folder / "headless" / "tokenizer_config.json").write_text('{"chat_template": 7}')
     (folder / "strange" / "config.json").write_text('{"model_type": "unheard-of"}')
-    with serve(folders=[folder]) as server:
+    with offer(folders=[folder]) as server:
         for name in ("damaged", "headless", "strange", "nothing", str(folder / "fine")):
             for answer in asked_everywhere(server, name):
                 assert answer.status >= 400 or answer.json.get("object") == "model"
@@ -356,5 +356,5 @@ def test_an_error_names_no_place_of_this_machine(tmp_path: Path, monkeypatch: py
             tells_nothing(answer, tmp_path)
 
 
-def test_the_template_that_models_here_have_is_the_one_that_is_shown(server: Here):
+def test_the_template_that_models_here_have_is_the_one_that_is_shown(server: Asks):
     assert server.ask("GET", "/props").json["chat_template"] == TEMPLATE

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlxone.backend import cpu
+from mlxone.core.about import own_command
 from mlxone.fitting import host
 from mlxone.fitting.host import Host
 from tests.fitting.canned import GIB, H100, H100_FACTS, IOREG, VM_STAT, linux, mac
@@ -47,7 +48,7 @@ def test_a_command_gets_no_input_and_may_say_anything():
 
 
 def test_the_command_is_our_own_program(monkeypatch: pytest.MonkeyPatch):
-    assert host.device_command() == [sys.executable, "-P", "-m", "mlxone", "device"]
+    assert host.device_command() == [*own_command(), "device"]
     monkeypatch.setattr(sys, "frozen", True, raising=False)
     assert host.device_command() == [sys.executable, "device"]
 

@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 import socket
+import ssl
 import struct
 import threading
 from collections.abc import Iterator
@@ -86,6 +87,7 @@ class FakeHub:
     linked: bool = True  # whether a redirect says what it leads to, as the Hub's do and a mirror's may not
     url: str = ""
     far: str = ""  # the second host
+    tls: ssl.SSLContext | None = None  # with it both speak https
     released: threading.Event = field(default_factory=threading.Event)
     guard: threading.Lock = field(default_factory=threading.Lock)
     tickets: list[tuple[Repo, str, Fault]] = field(default_factory=list)
@@ -114,12 +116,14 @@ def serving(hub: FakeHub) -> Iterator[FakeHub]:
 def _server(hub: FakeHub) -> Iterator[str]:
     handler = type("Handler", (_Handler,), {"hub": hub})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    if hub.tls:
+        server.socket = hub.tls.wrap_socket(server.socket, server_side=True)
     server.daemon_threads, server.block_on_close = True, False
     server.handle_error = lambda *_: None  # type: ignore[method-assign]  # a client that lets go is no news
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
+        yield f"{'https' if hub.tls else 'http'}://127.0.0.1:{server.server_address[1]}"
     finally:
         server.shutdown()
         server.server_close()

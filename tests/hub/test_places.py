@@ -1,12 +1,19 @@
 from __future__ import annotations
 
+import os
+import pwd
+import stat
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+import mlxone
 from mlxone.core.errors import StorageError, UsageError
-from mlxone.hub import config, places
+from mlxone.hub import config, places, sources
 from mlxone.hub.names import SHORT_NAMES, repo_of
+from mlxone.hub.registry import Registry
 
 
 @pytest.fixture(autouse=True)
@@ -26,10 +33,112 @@ def test_without_settings():
 def test_the_environment_is_read_at_each_call(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("MLXONE_HOME", "~/elsewhere")
     assert places.home() == Path("/somebody/elsewhere")
-    monkeypatch.setenv("MLXONE_HOME", "$HOME/again")
-    assert places.starter_folder() == Path("/somebody/again/starter")
+    monkeypatch.setenv("MLXONE_HOME", "/again")
+    assert places.starter_folder() == Path("/again/starter")
     monkeypatch.setenv("XDG_CONFIG_HOME", "/conf")
     assert places.config_file() == Path("/conf/mlxone/config.toml")
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("~", "/somebody"),
+        ("~/a b/ü", "/somebody/a b/ü"),
+        ("$HOME/x", "$HOME/x"),  # the launcher could not expand it
+        ("~root/x", "~root/x"),
+        ("/x/~/y", "/x/~/y"),
+        ("", "/somebody/.cache/mlxone"),
+    ],
+)
+def test_our_home_is_read_as_the_launcher_reads_it(
+    value: str, expected: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("MLXONE_HOME", value)
+    assert places.home() == Path(expected)
+
+
+@pytest.fixture
+def nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Neither HOME nor an entry in the password database; the place that is used then."""
+
+    def unknown(number: int) -> None:
+        raise KeyError(f"getpwuid(): uid not found: {number}")
+
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    monkeypatch.delenv("HOME")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / f"mlxone-{os.geteuid()}"
+
+
+def test_without_a_home_every_place_is_in_one_private_folder(nobody: Path, monkeypatch: pytest.MonkeyPatch):
+    assert os.path.expanduser("~") == "~"  # what the library would make a folder of
+    assert places.home() == nobody  # as the launcher has it
+    assert places.config_file() == nobody / ".config/mlxone/config.toml"
+    assert places.hf_cache() == nobody / ".cache/huggingface/hub"
+    assert stat.S_IMODE(nobody.stat().st_mode) == 0o700
+    for variable, place in (
+        ("MLXONE_HOME", places.home),
+        ("HF_HUB_CACHE", places.hf_cache),
+    ):
+        monkeypatch.setenv(variable, "~/x")
+        assert place() == nobody / "x"
+    found = {source.folder for source in sources.sources()}
+    assert all(folder.is_absolute() and "~" not in str(folder) for folder in found)
+    with Registry() as registry:
+        registry.refresh()
+    assert [path.name for path in nobody.parent.iterdir()] == [nobody.name]
+
+
+def test_an_empty_home_is_none(nobody: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HOME", "")
+    assert places.home() == nobody
+
+
+def test_the_password_database_knows_a_home(nobody: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(pwd, "getpwuid", lambda _: SimpleNamespace(pw_dir="/known"))
+    assert places.home() == Path("/known/.cache/mlxone")
+    assert not nobody.exists()
+
+
+def _by_others(place: Path) -> None:
+    place.mkdir()
+    place.chmod(0o755)  # whatever the umask says
+
+
+@pytest.mark.parametrize(
+    "occupy",
+    [
+        Path.touch,
+        lambda place: place.symlink_to("elsewhere"),
+        lambda place: place.symlink_to("."),
+        _by_others,
+    ],
+    ids=["a file", "a dead link", "a link", "open to others"],
+)
+def test_a_folder_that_is_not_private_is_not_used(nobody: Path, occupy: Callable[[Path], None]):
+    occupy(nobody)
+    with pytest.raises(StorageError, match="is not a private folder of this user") as e:
+        places.home()
+    assert "MLXONE_HOME" in e.value.hint
+
+
+def test_the_folder_of_somebody_else_is_not_used(nobody: Path, monkeypatch: pytest.MonkeyPatch):
+    places.home()
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    place = nobody.with_name(f"mlxone-{os.getuid() + 1}")
+    nobody.rename(place)
+    with pytest.raises(StorageError, match=str(place)):
+        places.home()
+
+
+def test_temporary_files_that_cannot_be_written(nobody: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("TMPDIR", "/proc/nowhere")
+    assert places.home() == Path(f"/proc/nowhere/{nobody.name}")  # who writes there will say it
+
+
+def test_the_starter_of_the_program_lies_beside_the_package():
+    assert places.bundled_starter() == Path(mlxone.__file__).parent.parent / "mlxone_starter"
 
 
 def test_the_hub_cache_follows_the_hub_s_rules(monkeypatch: pytest.MonkeyPatch):

@@ -328,6 +328,23 @@ def test_the_starter():
     assert Registry().resolve("smollm2").path == cached
 
 
+def test_the_starter_of_the_program_hides_a_prepared_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    prepared = model(places.starter_folder())
+    settle(prepared)
+    assert [entry.path for entry in Registry().refresh()] == [prepared]
+    # One version, the next, an earlier one again, and a program without: each sees its own, once.
+    for number in (1, 2, 1):
+        monkeypatch.setattr(places, "BUNDLED", tmp_path / f"runtime-{number}" / "mlxone_starter")
+        bundled = model(places.BUNDLED)
+        settle(bundled)
+        found = Registry().refresh()
+        assert [(entry.path, entry.source) for entry in found] == [(bundled, "starter")]
+        assert [entry.path for entry in Registry().scan().entries] == [bundled]
+        assert Registry().resolve("starter").path == bundled
+    shutil.rmtree(tmp_path / "runtime-1")
+    assert [entry.path for entry in Registry().scan().entries] == [prepared]
+
+
 # Threads.
 
 

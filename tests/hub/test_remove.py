@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mlxone.core.errors import StorageError
-from mlxone.hub import in_use, remove
+from mlxone.core.errors import StorageError, UsageError
+from mlxone.hub import in_use, places, remove
 from mlxone.hub.entry import Entry
 from tests.hub.caches import Repo, by_the_client, bytes_on_disk, commit, contents
 
@@ -45,6 +45,18 @@ def repo(cache: Path) -> Repo:
     repo.snapshot(1, OLD, ref="v1")
     repo.snapshot(2, NEW, ref="main")
     return repo
+
+
+@pytest.mark.parametrize("name", ["", "model.gguf", "../mlxone_starter"])
+def test_what_came_inside_the_program_stays(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(places, "BUNDLED", tmp_path / "link" / "mlxone_starter")
+    folder = fill(tmp_path / "program" / "mlxone_starter", "config.json", "model.gguf")
+    (tmp_path / "link").symlink_to("program")
+    for way in (folder, places.BUNDLED):
+        with pytest.raises(UsageError, match="part of the program"):
+            remove.removal(entry(way / name))
+    beside = fill(tmp_path / "program" / "mlxone_starter-2", "config.json")
+    assert remove.removal(entry(beside)).paths == (beside / "config.json",)
 
 
 def test_a_repo_goes_with_all_its_revisions(cache, repo):

@@ -14,9 +14,19 @@ from typing import Any
 
 import pytest
 
+from mlxone.core import about
 from mlxone.core.errors import ModelNotFound
 from mlxone.hub import places
-from mlxone.hub.starter import MANIFEST, REPO, REQUIRED, is_whole, starter, write_manifest
+from mlxone.hub.starter import (
+    MANIFEST,
+    REPO,
+    REQUIRED,
+    at_hand,
+    is_whole,
+    starter,
+    way_to_get_it,
+    write_manifest,
+)
 from tests.hub.fake_hub import FakeHub, Repo
 from tests.hub.seen import Seen
 from tests.models import gguf_files as g
@@ -81,6 +91,49 @@ def test_with_neither_it_says_what_to_do(fake_hub: FakeHub, monkeypatch: pytest.
     assert "make starter" in e.value.hint
     assert f"mlxone get {REPO}" in e.value.hint
     assert "\n" not in str(e.value)
+
+
+def fill(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    for name in REQUIRED:
+        (folder / name).write_text(name)
+    write_manifest(folder, source="test")
+    return folder
+
+
+@pytest.fixture
+def bundled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A starter that came with the program."""
+    monkeypatch.setattr(places, "BUNDLED", tmp_path / "program" / "mlxone_starter")
+    return fill(places.BUNDLED)
+
+
+def test_the_one_inside_the_program_comes_before_all(bundled: Path, cached: Callable[..., Path]):
+    cached(REPO)
+    prepared = fill(places.starter_folder())
+    assert starter() == at_hand() == bundled
+    (bundled / "config.json").unlink()
+    assert starter() == at_hand() == prepared
+    (prepared / "config.json").unlink()
+    assert at_hand() is None
+    assert "models--HuggingFaceTB" in str(starter())
+
+
+@pytest.mark.parametrize(
+    ("kind", "says", "is_silent_of"),
+    [
+        ("source", "make starter", "inside"),
+        ("wheel", f"mlxone get {REPO}", "make"),
+        ("slim", "the `mlxone` that has the starter inside", "make"),
+        ("zipapp", f"mlxone get {REPO}", "make"),
+    ],
+)
+def test_the_way_to_one_is_for_who_asks(
+    kind: str, says: str, is_silent_of: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(about, "kind", lambda: kind)
+    assert says in way_to_get_it() and is_silent_of not in way_to_get_it()
+    assert f"mlxone get {REPO}" in way_to_get_it()
 
 
 # The tool that prepares it.
