@@ -33,7 +33,7 @@ NEEDS_PYTHON = $(or $(PYTHON),false) -c 'import sys; sys.exit(sys.version_info <
 PARTS   := $(wildcard mlxone tests tools bench packer build.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-binary lint format parity fuzz soak bench dist starter clean
+.PHONY: help run test test-binary prove lint format parity fuzz soak bench dist starter clean
 .DELETE_ON_ERROR:
 
 help: ## Show this list
@@ -46,7 +46,10 @@ test: $(TESTS) lint starter ## Set up if needed; lint, types, tests (no network 
 	@$(BIN)/python -m pytest -n 2 --dist loadscope -q --ignore tests/parity --ignore tests/binary
 	@MLXONE_CPU=native $(BIN)/python -m pytest -n 2 -q tests/parity
 
-test-binary: $(TESTS) starter dist/SHA256SUMS ## Build what is shipped if needed, and prove that it works
+test-binary: build/.dist ## Build what is shipped if needed, and prove that it works
+	@$(MAKE) --no-print-directory prove
+
+prove: $(TESTS) starter ## The same proofs on what lies in dist/, whatever built it
 	@$(BIN)/python -m pytest -n 2 --dist loadscope -q tests/binary
 	@MLXONE_BINARY=$(CURDIR)/dist/mlxone $(BIN)/python -m pytest -n 2 --dist loadscope -q tests/e2e -k serve
 
@@ -76,10 +79,15 @@ dist: ## Pack the one file, the slim one and the zipapp into dist/ (python build
 	@$(NEEDS_PYTHON)
 	@$(PYTHON) build.py $(if $(LEVEL),--level $(LEVEL))
 
-# Written last. The commit is inside, so that another commit is another build.
-dist/SHA256SUMS: $(shell find mlxone packer tools -type f ! -name '*.pyc') build.py pyproject.toml \
-		constraints.txt $(wildcard .git/logs/HEAD)
+# build.py writes it after a whole build, and removes it before any. Folders are as new as what was last put into
+# them or taken away. The commit is inside, so that another commit is another build.
+build/.dist: $(shell find mlxone packer tools -name __pycache__ -prune -o \( -type f -o -type d \) -print) \
+		build.py pyproject.toml constraints.txt LICENSE README.md \
+		$(wildcard $(shell git rev-parse --git-path logs/HEAD 2>/dev/null)) \
+		$(if $(and $(wildcard dist/mlxone),$(wildcard dist/mlxone-slim),$(wildcard dist/*.pyz)),,.again)
 	@$(MAKE) --no-print-directory dist
+
+.again: # no such file is ever made, so what asks for it is made anew
 
 starter: $(APP)
 	@$(BIN)/python tools/make_starter.py >/dev/null

@@ -49,6 +49,7 @@ def main() -> int:
     try:
         check(sys.version_info[:2], options.cc)
         build = Build(Places(ROOT), options)
+        build.places.finished.unlink(missing_ok=True)
         if Path(sys.prefix) != build.places.environment:
             return build.again_inside()
         build.run()
@@ -75,7 +76,9 @@ def arguments() -> argparse.Namespace:
         "--level", type=int, default=9, metavar="N", help="zstd's level, 1 to 22 (default: 9; releases: 19)"
     )
     parser.add_argument(
-        "--keep", action="store_true", help="collect nothing anew: take the last build's folder"
+        "--keep",
+        action="store_true",
+        help="collect nothing anew: take the last build's folder, under the commit it was collected from",
     )
     parser.add_argument(
         "--cc", default=os.environ.get("CC") or "cc", help="the C compiler (default: $CC, or cc)"
@@ -88,12 +91,15 @@ def arguments() -> argparse.Namespace:
     options = parser.parse_args()
     if not 1 <= options.level <= 22:
         parser.error(f"--level {options.level}: it may be 1 to 22")
+    if options.keep and options.sign:
+        parser.error("--keep takes the folder as it is, --sign signs what is in it: one of them at a time")
     return options
 
 
 def check(version: tuple[int, int], compiler: str) -> None:
     if version < (3, 11):
         raise BuildError("Python {}.{} is too old: mlxone needs 3.11 or later".format(*version))
+    environment.check_library()
     if shutil.which(shlex.split(compiler)[0]) is None:
         raise BuildError(f"there is no C compiler {compiler}", "install one, or name it with --cc")
 
@@ -119,22 +125,25 @@ class Build:
         if target in ("all", "zipapp"):
             made.append(self.zipapp())
         if target == "all":  # what earlier builds left there is of another version or another Python
-            for old in set(self.places.dist.iterdir()) - {*made, self.places.licences}:
-                shutil.rmtree(old) if old.is_dir() else old.unlink()
-        sums.write(self.places.dist)
-        print(f"\nin {self.places.dist}:\n{sums.sizes(self.places.dist)}")
+            for old in {*sums.built(self.places.dist)} - {*made, self.places.licences}:
+                old.unlink()
+        sums.write(self.places.dist, sums.built(self.places.dist))
+        print(f"\nin {self.places.dist}:\n{sums.sizes(sums.built(self.places.dist))}")
         if kinds:
             print(
                 f"what takes the space in it, unpacked:\n{sums.shares(self.places.tree(kinds[-1]))}", end=""
             )
+        if target == "all" and not self.options.keep and self.places.begun.exists():
+            self.places.begun.rename(self.places.finished)  # with its age: sources may change meanwhile
 
     def again_inside(self) -> int:
+        variables = environment.clean_variables(self.commit_time)
+        self.places.build.mkdir(exist_ok=True)
+        self.places.begun.touch()
         with step("environment"):
             python = environment.prepare(ROOT, self.places.environment)
         command = [str(python), str(ROOT / "build.py"), *sys.argv[1:]]
-        return subprocess.run(
-            command, env=environment.clean_variables(self.commit_time), check=False
-        ).returncode
+        return subprocess.run(command, env=variables, check=False).returncode
 
     def starter(self) -> None:
         with step("starter"):
@@ -145,10 +154,15 @@ class Build:
 
         with step("collect"):
             work = self.places.build / "work"
-            if self.options.keep and (work / "collected" / collect.TOLD).is_file():
-                return collect.read(work)
-            collected = collect.collect(ROOT / "packer" / "mlxone.spec", work)
+            kept = collect.kept(work) if self.options.keep else None
+            if kept:
+                print(f"    kept: {kept.version} of commit {kept.facts['commit'] or 'unknown'}")
+                return kept
+            if self.options.keep:
+                print("    there is nothing whole to keep")
+            collected = collect.collect(ROOT / "packer" / "mlxone.spec", work, self.version, self.facts)
             if self.options.sign:  # once, before both trees are made of it: a signature holds its time
+                collect.forget(work)  # no later build may take it for unsigned
                 signing.sign_tree(collected.tree, self.options.sign)
             return collected
 
@@ -168,12 +182,14 @@ class Build:
         tree, archive = self.places.tree(kind), self.places.build / f"payload-{kind}.tar.zst"
         with step(f"tree of {name}"):
             starter = self.places.starter if kind == "full" else None
-            collect.finish(collected, tree, self.facts | {"kind": kind}, licences, starter)
+            collect.finish(collected, tree, {**collected.facts, "kind": kind}, licences, starter)
             needed = elf.needed(tree)
             if needed:
                 print(f"    needs glibc {needed} (for {needed.file})")
         with step(f"archive of {name}"):
-            manifest = payload.pack(tree, archive, version=self.version, kind=kind, level=self.options.level)
+            manifest = payload.pack(
+                tree, archive, version=collected.version, kind=kind, level=self.options.level
+            )
             (self.places.build / f"manifest-{kind}.json").write_bytes(manifest.text)
             print(f"    {manifest.name}")
         with step(name):
@@ -229,8 +245,9 @@ class Build:
 
     @cached_property
     def facts(self) -> dict[str, object]:
-        """What the program will say of its own origin."""
-        return {"commit": git("rev-parse", "HEAD") or None, "dirty": bool(git("status", "--porcelain"))}
+        """What the program will say of its own origin; null is what nobody knows."""
+        changes = git("status", "--porcelain")
+        return {"commit": git("rev-parse", "HEAD"), "dirty": None if changes is None else bool(changes)}
 
     @property
     def commit_time(self) -> int:
@@ -238,13 +255,20 @@ class Build:
         return int(git("log", "-1", "--format=%ct") or 315532800)
 
 
-def git(*arguments: str) -> str:
-    """What git says of these sources; nothing where they are no checkout."""
+def git(*arguments: str) -> str | None:
+    """What git says of these sources; None where they are no checkout, or there is no git."""
     if not (ROOT / ".git").exists() or shutil.which("git") is None:
-        return ""
-    return subprocess.run(
-        ["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=False
-    ).stdout.strip()
+        return None
+    done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=False)
+    if done.returncode:
+        line = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[0]
+        raise BuildError(
+            f"git {arguments[0]} fails in {ROOT}: {line}",
+            f"git config --global --add safe.directory '{ROOT}'"
+            if "dubious ownership" in line
+            else "put that right, or build from a copy without .git",
+        )
+    return done.stdout.strip()
 
 
 if __name__ == "__main__":

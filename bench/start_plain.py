@@ -1,6 +1,7 @@
 """The program as PyInstaller's plain one-file build: it unpacks at every start what ours unpacks once.
 
-Made from the same environment with the same modules, libraries and exclusions, in build/bench/.
+Made from the same environment with the same modules and exclusions, in build/bench/, and otherwise as
+PyInstaller does it by itself: libraries with their symbols, modules compressed, its start-up hooks in place.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Collects the program into one folder: `build/tree-slim`, and `build/tree-full` with the starter.
 
 PyInstaller gathers what the imports and `contents.py` say (mlxone.spec); what it leaves is put
-right here: symbols for debuggers go, package metadata and `build.json` come, and the libraries
-that are asked for under another name find one. Runs with the Python of build/env.
+right here: symbols for debuggers go, and with them the builder's folders; package metadata and
+`build.json` come, and the libraries that are asked for under another name find one. Runs with the
+Python of build/env.
 """
 
 from __future__ import annotations
@@ -13,17 +14,18 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from packer import contents
+from packer import contents, elf
 from packer.words import BuildError
 
 PROGRAM = "mlxone"
 INNER = "_internal"
 STARTER = "mlxone_starter"
 TOLD = "collected.json"  # written by mlxone.spec
+DONE = "done.json"  # written last: of which version and commit the folder is
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,8 @@ class Collected:
     tree: Path
     modules: tuple[str, ...]
     sources: dict[str, Path]
+    version: str = ""
+    facts: Mapping[str, object] = field(default_factory=dict)  # commit and dirty, as they were then
 
     @property
     def distributions(self) -> list[importlib.metadata.Distribution]:
@@ -46,8 +50,9 @@ class Collected:
         return [found[name] for name in sorted(found, key=str.lower)]
 
 
-def collect(spec: Path, work: Path) -> Collected:
+def collect(spec: Path, work: Path, version: str, facts: Mapping[str, object]) -> Collected:
     """Runs PyInstaller and puts its folder right."""
+    forget(work)
     done = subprocess.run(
         [sys.executable, "-P", "-m", "PyInstaller", "--noconfirm", "--clean", "--log-level", "ERROR"]
         + ["--distpath", str(work / "collected"), "--workpath", str(work / "pyinstaller"), str(spec)],
@@ -61,16 +66,34 @@ def collect(spec: Path, work: Path) -> Collected:
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         (work / "pyinstaller.log").write_text(done.stdout + done.stderr)
         raise BuildError(f"PyInstaller: {last}", f"all of it is in {work / 'pyinstaller.log'}")
-    collected = read(work)
+    collected = replace(_told(work), version=version, facts=facts)
     inner = collected.tree / INNER
-    strip_symbols(inner, collected.sources)
+    for file in of_python(inner, collected.sources):
+        strip_symbols(file)
+        elf.drop_search_path(file)
     write_metadata(inner, collected.distributions)
     give_other_names(inner)
+    unfinished = work / "collected" / f"{DONE}.new"
+    unfinished.write_text(json.dumps({"version": version, "facts": facts}))
+    unfinished.replace(work / "collected" / DONE)
     return collected
 
 
-def read(work: Path) -> Collected:
-    """What was collected before."""
+def kept(work: Path) -> Collected | None:
+    """What was collected before, if all of it was; with the facts of then, which are those of its code."""
+    try:
+        done = json.loads((work / "collected" / DONE).read_text())
+    except FileNotFoundError:
+        return None
+    return replace(_told(work), version=done["version"], facts=done["facts"])
+
+
+def forget(work: Path) -> None:
+    """What is in the folder is not to be taken for a whole collection any more."""
+    (work / "collected" / DONE).unlink(missing_ok=True)
+
+
+def _told(work: Path) -> Collected:
     told = json.loads((work / "collected" / TOLD).read_text())
     sources = {name: Path(source) for name, source in told["files"].items()}
     return Collected(work / "collected" / "tree", tuple(told["modules"]), sources)
@@ -89,20 +112,28 @@ def finish(
         shutil.copytree(starter, tree / INNER / STARTER, copy_function=os.link)
 
 
-def strip_symbols(inner: Path, sources: dict[str, Path]) -> None:
-    """Symbols of Python itself, which only a debugger reads, are three quarters of its size.
+def of_python(inner: Path, sources: Mapping[str, Path]) -> Iterator[Path]:
+    """The libraries that came with the Python of the build: what may be changed before it is packed.
 
-    Wheels' own libraries stay as they are: their makers have moved parts about in them, and `strip`
-    would break them. So do macOS's files, which it would leave without a valid signature.
+    Wheels' own stay as they are, also where build/env lies under that Python's prefix: their makers
+    have moved parts about in them, and `strip` would break them. So do macOS's files, which it would
+    leave without a valid signature.
     """
-    tool = shutil.which("strip")
-    if sys.platform != "linux" or tool is None:
+    if sys.platform != "linux":
         return
-    base = Path(sys.base_prefix).resolve()
+    base, wheels = Path(sys.base_prefix).resolve(), Path(sys.prefix).resolve()
     for name, source in sources.items():
-        file = inner / name
-        if ".so" in file.name and not file.is_symlink() and source.resolve().is_relative_to(base):
-            subprocess.run([tool, "--strip-unneeded", str(file)], check=True)
+        file, origin = inner / name, source.resolve()
+        ours = origin.is_relative_to(base) and not origin.is_relative_to(wheels)
+        if ours and ".so" in file.name and not file.is_symlink():
+            yield file
+
+
+def strip_symbols(file: Path) -> None:
+    """Symbols of Python itself, which only a debugger reads, are three quarters of its size."""
+    tool = shutil.which("strip")
+    if tool:
+        subprocess.run([tool, "--strip-unneeded", str(file)], check=True)
 
 
 def write_metadata(inner: Path, distributions: list[importlib.metadata.Distribution]) -> None:

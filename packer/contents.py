@@ -6,9 +6,9 @@ PyInstaller's spec asks these questions, inside build/env.
 from __future__ import annotations
 
 import importlib.util
-import sysconfig
 from fnmatch import fnmatch
-from pathlib import Path
+
+from packer.environment import site_packages
 
 # Imported from C++ or by name, where no import statement tells of them.
 HIDDEN = [
@@ -69,13 +69,19 @@ def hidden_modules() -> list[str]:
 
 def libraries() -> list[tuple[str, str]]:
     """The OpenBLAS that is opened by its path, where this platform has one."""
-    return [(str(found), "cmeel.prefix/lib") for found in _site().glob("cmeel.prefix/lib/libopenblas.so")]
+    return [
+        (str(found), "cmeel.prefix/lib") for found in site_packages().glob("cmeel.prefix/lib/libopenblas.so")
+    ]
 
 
 def data_files() -> list[tuple[str, str]]:
     """Certificates, for systems that have none of their own; on macOS MLX's kernels."""
     patterns = {"certifi": "certifi/cacert.pem", "mlx/lib": "mlx/lib/*.metallib"}
-    return [(str(found), folder) for folder, pattern in patterns.items() for found in _site().glob(pattern)]
+    return [
+        (str(found), folder)
+        for folder, pattern in patterns.items()
+        for found in site_packages().glob(pattern)
+    ]
 
 
 def wanted(name: str) -> bool:
@@ -84,7 +90,3 @@ def wanted(name: str) -> bool:
     return not any(fnmatch(last, pattern) for pattern in LEFT_TO_THE_SYSTEM) and not any(
         fnmatch(name, pattern) for pattern in NOT_NEEDED
     )
-
-
-def _site() -> Path:
-    return Path(sysconfig.get_path("purelib"))

@@ -21,13 +21,15 @@ from packer.words import BuildError
 
 TOOLS = ("pyinstaller", "shiv", "zstandard", "certifi", "hatchling")
 EXTRA = "[cpu]" if sys.platform == "linux" else ""
+DEBIAN = Path("/etc/debian_version")
 SOURCES = ("mlxone", "pyproject.toml", "README.md", "LICENSE")
 
 
 def prepare(root: Path, folder: Path) -> Path:
     """Brings the environment up to date with the sources in `root` and returns its Python."""
     python = folder / "bin" / "python"
-    wanted = _digest([root / "pyproject.toml", root / "constraints.txt"], str(folder), sys.version)
+    versions = [root / "pyproject.toml", root / "constraints.txt"]
+    wanted = _digest(versions, str(folder), sys.version, *TOOLS, EXTRA)
     if not _stamped(folder / ".packages", wanted) or not python.exists():
         _make(folder, python)
         _pip(python, "install", "-c", str(root / "constraints.txt"), *TOOLS)
@@ -38,6 +40,30 @@ def prepare(root: Path, folder: Path) -> Path:
         _pip(python, "install", "--no-deps", "--no-build-isolation", "--force-reinstall", str(root))
         (folder / ".sources").write_text(sources)
     return python
+
+
+def check_library() -> None:
+    """What is packed is Python's shared library, where PyInstaller looks for it; not every Python has one."""
+    if sysconfig.get_config_var("PYTHONFRAMEWORK"):  # macOS: the framework is one
+        return
+    base = Path(sys.base_prefix)
+    folders = [base, base / "lib"]
+    if sysconfig.get_config_var("Py_ENABLE_SHARED"):
+        name = str(sysconfig.get_config_var("INSTSONAME"))
+        folders += map(Path, os.environ.get("LD_LIBRARY_PATH", "").split(":"))
+        folders.append(Path(sysconfig.get_config_var("LIBDIR") or base / "lib"))
+    else:  # some makers add one to a Python that was built without
+        python = f"libpython{sysconfig.get_config_var('LDVERSION')}"
+        name = f"{python}.dylib" if sys.platform == "darwin" else f"{python}.so.1.0"
+    if any((folder / name).is_file() for folder in folders):
+        return
+    of_the_system = sys.base_prefix == "/usr" and DEBIAN.exists()
+    raise BuildError(
+        f"{sys.executable} has no shared library {name}, and that is what is packed",
+        f"apt install {name.partition('.so')[0]}"
+        if of_the_system
+        else "take a Python that was built with --enable-shared",
+    )
 
 
 def clean_variables(commit_time: int) -> dict[str, str]:

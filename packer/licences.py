@@ -1,8 +1,8 @@
 """THIRD-PARTY-LICENSES.txt: everything that is in the file, with versions and licences.
 
 Packages speak for themselves, with the texts and the bills of materials in their metadata; libraries
-of the system that builds are described in `natives.py`. What is bundled and described nowhere stops
-the build. Runs with the Python of build/env.
+of the system that builds are described in `natives.py`. What is bundled and described nowhere, or
+under a licence whose text is not in `texts/`, stops the build. Runs with the Python of build/env.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from importlib.metadata import Distribution
 from pathlib import Path
 
+from packer import spdx
 from packer.collect import Collected
-from packer.natives import WITHIN, WITHOUT_TEXT, Native, describe
+from packer.natives import GLIBC, WITHIN, WITHOUT_TEXT, Native, describe
 from packer.words import BuildError
 
 TEXTS = Path(__file__).with_name("texts")
@@ -48,11 +50,13 @@ def render(collected: Collected) -> str:
     parts = [OPENING, *map(package, packages), python(), bootloader(), STARTER]
     for row in sorted(natives, key=lambda row: row.name.lower()):
         parts.append(native(row, [(f, debian.package(collected.sources[f])) for f in natives[row]]))
-    parts += [native(row, []) for row in WITHIN]
+    within = [*WITHIN, *([c_library(debian)] if sys.platform == "linux" else [])]
+    parts += [native(row, []) for row in within]
     parts += debian.pages()
     spoken_for = (WITHOUT_TEXT.get(d.metadata["Name"].lower()) for d in packages)
-    rows = [*natives, *WITHIN, *(row for row in spoken_for if row)]
-    parts += map(text_of, sorted({"Apache-2.0", *(text for row in rows for text in row.texts)}))
+    rows = [*natives, *within, *(row for row in spoken_for if row)]
+    linked = frozenset[str]().union(*(part.texts for d in packages for part in bill_of_materials(d)))
+    parts += map(text_of, sorted({"Apache-2.0", *linked, *(text for row in rows for text in row.texts)}))
     return f"\n{RULE}\n".join(part.rstrip() + "\n" for part in parts)
 
 
@@ -121,9 +125,15 @@ def package(distribution: Distribution) -> str:
         head += _statement(row)
     elif "License-Expression" in metadata:
         head += f"Licence: {metadata['License-Expression']}\n"
-    within = list(_bill_of_materials(distribution))
+    within = list(bill_of_materials(distribution))
     if within:
-        head += "Linked into it, by its own bill of materials:\n" + "".join(f"  {line}\n" for line in within)
+        head += "Linked into it, by its own bill of materials:\n"
+        head += "".join(f"  {part}\n" for part in within)
+    if any(part.is_crate for part in within):
+        head += "Of a crate the source is at https://crates.io/crates/NAME/VERSION\n"
+    shared = sorted(frozenset[str]().union(*(part.texts for part in within)))
+    if shared:
+        head += f"Texts: {', '.join(shared)}, at the end\n"
     return "\n".join([head, *texts])
 
 
@@ -131,8 +141,22 @@ def python() -> str:
     folders = (Path(sysconfig.get_path("stdlib")), Path(sys.base_prefix), Path(sys.base_prefix) / "share/doc")
     found = next((f / "LICENSE.txt" for f in folders if (f / "LICENSE.txt").is_file()), None)
     found = found or next((f / "LICENSE" for f in folders if (f / "LICENSE").is_file()), None)
-    text = found.read_text(encoding="utf-8") if found else "https://docs.python.org/3/license.html\n"
-    return f"Python {platform.python_version()}\nLicence: PSF-2.0\n\n{text}"
+    if found is None:
+        raise BuildError(
+            f"the licence of Python is in none of {', '.join(map(str, folders))}",
+            f"put Python {platform.python_version()}'s LICENSE.txt into the first of them",
+        )
+    return f"Python {platform.python_version()}\nLicence: PSF-2.0\n\n{found.read_text(encoding='utf-8')}"
+
+
+def c_library(debian: Debian) -> Native:
+    """The row of glibc, with the version that is linked here and where exactly its source is."""
+    version = platform.libc_ver()[1]
+    source = f"https://ftp.gnu.org/gnu/glibc/glibc-{version}.tar.xz"
+    as_built = debian.source("libc6-dev")
+    if as_built:
+        source += f"; as it was built: {as_built}"
+    return replace(GLIBC, name=GLIBC.name.replace("Library", f"Library {version}"), source=source)
 
 
 def bootloader() -> str:
@@ -158,8 +182,21 @@ def _licence_texts(distribution: Distribution) -> Iterator[str]:
             yield file.read_text(encoding="utf-8")
 
 
-def _bill_of_materials(distribution: Distribution) -> Iterator[str]:
-    """What a wheel says of itself (CycloneDX): names, versions and licences of the parts in it."""
+@dataclass(frozen=True)
+class Part:
+    """What is linked into a wheel: its name and version, its licence and the texts that go with it."""
+
+    name: str
+    licence: str  # as an SPDX expression; nothing where the wheel says none
+    texts: frozenset[str]
+    is_crate: bool
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.licence})" if self.licence else self.name
+
+
+def bill_of_materials(distribution: Distribution) -> Iterator[Part]:
+    """What a wheel says of itself (CycloneDX). BuildError where a licence's text is not at hand."""
     for file in distribution.files or []:
         if "sboms" not in file.parts or file.suffix != ".json":
             continue
@@ -169,7 +206,19 @@ def _bill_of_materials(distribution: Distribution) -> Iterator[str]:
                 entry.get("expression") or entry["license"].get("id") or entry["license"].get("name", "")
                 for entry in part.get("licenses") or []
             )
-            yield " ".join(filter(None, [part["name"], part.get("version"), stated and f"({stated})"]))
+            name = " ".join(filter(None, [part["name"], part.get("version")]))
+            texts = _texts_for(stated, f"{name}, within {distribution.metadata['Name']},") if stated else ()
+            crate = part.get("purl", "").startswith("pkg:cargo/")
+            yield Part(name, stated, frozenset(texts), crate)
+
+
+def _texts_for(licence: str, whose: str) -> frozenset[str]:
+    try:
+        return spdx.texts(licence, {path.stem for path in TEXTS.glob("*.txt")})
+    except spdx.UnknownError as e:
+        raise BuildError(
+            f"{whose} is under {licence}, and there is no text of {e}", "put it into packer/texts/"
+        ) from None
 
 
 class Debian:
@@ -195,6 +244,22 @@ class Debian:
                     + ")"
                 )
         return ""
+
+    def source(self, package: str) -> str:
+        """Where the source of this package is, in the version that is installed; nothing elsewhere."""
+        if self._tool is None:
+            return ""
+        wanted = "--showformat=${source:Package} ${source:Version}\n"
+        told = _told([self._tool, "--show", wanted, package]).split("\n")[0].split()
+        if len(told) != 2:
+            return ""
+        ubuntu = platform.freedesktop_os_release().get("ID") == "ubuntu"
+        pattern = (
+            "https://launchpad.net/ubuntu/+source/{}/{}"
+            if ubuntu
+            else "https://snapshot.debian.org/package/{}/{}/"
+        )
+        return pattern.format(*told)
 
     def pages(self) -> list[str]:
         return [f"Debian's page on {', '.join(owners)}\n\n{page}" for page, owners in self._owners.items()]

@@ -146,14 +146,6 @@ WITHIN = (
         ("BSD-3-Clause",),
     ),
     Native(
-        "GNU C Library (in the executable, on Linux; how it is linked is in packer/launcher.py)",
-        (),
-        "LGPL-2.1-or-later",
-        FSF,
-        "https://www.gnu.org/software/libc/",
-        ("LGPL-2.1",),
-    ),
-    Native(
         "Within Python: Expat, libmpdec, BLAKE2, Keccak, SipHash, dtoa, kazlib, mimalloc and others",
         (),
         "MIT AND BSD-2-Clause AND CC0-1.0",
@@ -178,6 +170,16 @@ WITHIN = (
         "https://github.com/yaml/libyaml",
         ("MIT",),
     ),
+)
+
+# Linked into the executable around the tree, on Linux; licences.py adds which one, and where its source is.
+GLIBC = Native(
+    "GNU C Library (in the executable; how it is linked is in packer/launcher.py)",
+    (),
+    "LGPL-2.1-or-later",
+    FSF,
+    "https://www.gnu.org/software/libc/",
+    ("LGPL-2.1",),
 )
 
 # Packages whose wheels carry no licence text, by their names in small letters.

@@ -11,19 +11,17 @@ Standard library only: it runs on machines where nothing is set up. A file that 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import re
 import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from packer import formula
+from packer import formula, sums
 from packer.words import BuildError
 
 ROOT = Path(__file__).resolve().parents[1]
 PLATFORMS = ("linux-x86_64", "linux-arm64", "macos-arm64")
-SUMS = "SHA256SUMS"
 INSTALLER = Path("packaging/install.sh")
 
 
@@ -62,11 +60,11 @@ def join(number: str, repository: str, folder: Path) -> None:
     missing = [name for name in expected if not (folder / name).is_file()]
     if missing:
         raise BuildError(f"{folder} lacks {', '.join(missing)}", "every platform has to be staged first")
-    sums = {file.name: _digest(file) for file in _files(folder)}
-    (folder / "mlxone.rb").write_text(formula.render(number, repository, sums), encoding="utf-8")
-    (folder / "install.sh").write_text(installer(number, downloads), encoding="utf-8")
-    sums |= {name: _digest(folder / name) for name in ("mlxone.rb", "install.sh")}
-    (folder / SUMS).write_text("".join(f"{sums[name]}  {name}\n" for name in sorted(sums)), encoding="utf-8")
+    staged, added = _files(folder), [folder / "mlxone.rb", folder / "install.sh"]
+    digests = {file.name: sums.digest(file) for file in staged}
+    added[0].write_text(formula.render(number, repository, digests), encoding="utf-8")
+    added[1].write_text(installer(number, downloads), encoding="utf-8")
+    sums.write(folder, [*staged, *added])
 
 
 def installer(number: str, downloads: str) -> str:
@@ -94,13 +92,8 @@ def check_tag(tag: str, number: str) -> None:
 
 def _files(folder: Path) -> list[Path]:
     """What was staged; what an earlier join added is made anew."""
-    made = {SUMS, "mlxone.rb", "install.sh"}
+    made = {sums.SUMS, "mlxone.rb", "install.sh"}
     return [file for file in sorted(folder.iterdir()) if file.is_file() and file.name not in made]
-
-
-def _digest(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _arguments(words: list[str] | None) -> argparse.Namespace:

@@ -4,17 +4,32 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 SUMS = "SHA256SUMS"
+# What builds make, with what one that was killed has left half-written. The rest of dist/ is the user's.
+BUILT = (
+    "mlxone",
+    "mlxone-slim",
+    "mlxone-*.pyz",
+    "THIRD-PARTY-LICENSES.txt",
+    ".mlxone*.new",
+    "mlxone-*.pyz.new",
+)
 
 
-def write(dist: Path) -> Path:
-    """SHA256SUMS over everything else in the folder, as `sha256sum --check` reads it."""
-    files = sorted(path for path in dist.iterdir() if path.is_file() and path.name != SUMS)
-    lines = [f"{digest(path)}  {path.name}\n" for path in files]
-    (dist / SUMS).write_text("".join(lines))
-    return dist / SUMS
+def built(dist: Path) -> list[Path]:
+    """The files (and links) of builds in this folder."""
+    found = {path for pattern in BUILT for path in dist.glob(pattern)}
+    return sorted(path for path in found if path.is_symlink() or path.is_file())
+
+
+def write(folder: Path, files: Iterable[Path]) -> Path:
+    """SHA256SUMS over these files of the folder, as `sha256sum --check` reads it."""
+    lines = [f"{digest(path)}  {path.name}\n" for path in sorted(files)]
+    (folder / SUMS).write_text("".join(lines), encoding="utf-8")
+    return folder / SUMS
 
 
 def digest(path: Path) -> str:
@@ -22,8 +37,8 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def sizes(dist: Path) -> str:
-    return "".join(f"  {path.name:<44}{_mb(path.stat().st_size)}\n" for path in sorted(dist.iterdir()))
+def sizes(files: Iterable[Path]) -> str:
+    return "".join(f"  {path.name:<44}{_mb(path.stat().st_size)}\n" for path in files)
 
 
 def shares(tree: Path, most: int = 12) -> str:

@@ -31,6 +31,16 @@ class Places:
         return self.root / "dist"
 
     @property
+    def begun(self) -> Path:
+        """As old as the sources of the build that is under way."""
+        return self.build / ".begun"
+
+    @property
+    def finished(self) -> Path:
+        """There once everything was built, and as old as its sources: make's stamp."""
+        return self.build / ".dist"
+
+    @property
     def environment(self) -> Path:
         return self.build / "env"
 

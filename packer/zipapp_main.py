@@ -99,12 +99,29 @@ def _system(of):
     return SYSTEMS.get(of["system"], str(of["system"])) + " on " + str(of["machine"])
 
 
+def keep_our_paths():
+    # type: () -> None
+    """Leaves the standard library and this file: what else is installed here, or named by PYTHONPATH, is
+    not what mlxone was tested with. Modules of it that came with the interpreter's own start go as well."""
+    archive, library = os.path.dirname(__file__), os.path.dirname(os.__file__)
+    numbered = "python{}{}.zip".format(*sys.version_info)
+    sys.path[:] = [
+        entry
+        for entry in sys.path
+        if entry in (archive, library) or os.path.basename(entry) in ("lib-dynload", numbered)
+    ]
+    for name, module in list(sys.modules.items()):
+        if {"site-packages", "dist-packages"} & set((getattr(module, "__file__", "") or "").split(os.sep)):
+            del sys.modules[name]
+
+
 def main():
     # type: () -> None
     wrong = misfit(BUILT_FOR, here())
     if wrong:
         sys.stderr.write("mlxone: " + wrong + "\n")
         sys.exit(EXIT_CODE)
+    keep_our_paths()  # before anything else is imported
     import zipapp_start  # type: ignore[import-not-found] # beside this one in the archive
 
     zipapp_start.start(BUILT_FOR["build_id"])

@@ -1,9 +1,10 @@
 """The zipapp's start: unpacks once, whole and private, where the binary unpacks too; then shiv goes on.
 
-Runs inside the zipapp, beside shiv's `_bootstrap`, with the standard library only. shiv's own unpacking
-stands, but its folder is only taken for whole when the list written after it (`stamp`) still matches, and
-the binary's lock and rules of ownership hold: several first starts at once, a kill half-way, a full disk
-and a folder that somebody tidied all end in a whole folder, or in one line and exit code 9.
+Runs inside the zipapp, beside shiv's `_bootstrap`, with the standard library only. shiv is handed a runtime
+that is there already: what is unpacked gets its name as the very last step, is only taken for whole while
+its `stamp` still matches, and the binary's lock and rules of ownership hold. Several first starts at once,
+a kill half-way, a full disk and a folder that somebody tidied all end in a whole folder, or in one line
+and exit code 9.
 """
 
 from __future__ import annotations
@@ -11,16 +12,28 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
+import stat
 import sys
 import time
+import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 NO_ROOM = 9  # "disk full or not accessible"; docs/exit-codes.md
 INTERRUPTED = 130
-STAMP = "stamp"  # "origin PATH", then a line for each file
+STAMP = "stamp"  # "origin PATH", a line for each file, "end COUNT"
+ORIGIN = "origin "
 LOCKS_UNKNOWN = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
+A_DAY = 24 * 60 * 60
+
+# The folder may be one that others unpack into too: only what bears a name that we give is ours.
+RUNTIME = re.compile(
+    r"[^.].*(_[0-9a-f]{64}|-[0-9a-f]{16})"
+)  # the zipapp's FILE_BUILD, the binary's VERSION-HASH
+LEFTOVER = re.compile(r"\.(unpack|old)-[0-9]+-[0-9a-f]+")
 
 
 class Damaged(Exception):
@@ -29,13 +42,14 @@ class Damaged(Exception):
 
 def start(build_id: str) -> None:
     executable = os.path.realpath(sys.argv[0])
-    keep_our_paths()
     os.environ["MLXONE_EXECUTABLE"] = executable
     try:
-        os.environ["SHIV_ROOT"] = str(prepare(Path(executable), build_id))
+        runtime = prepare(Path(executable), build_id)
         os.environ.pop("SHIV_FORCE_EXTRACT", None)  # done, and without a moment in which the folder is gone
         import _bootstrap  # type: ignore[import-not-found] # shiv's, in the archive
 
+        # Told here and not by SHIV_ROOT: every program that mlxone starts would inherit that.
+        _bootstrap.cache_path = lambda *_: runtime
         _bootstrap.bootstrap()
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
@@ -45,77 +59,98 @@ def start(build_id: str) -> None:
         complain(str(e), code=NO_ROOM)
 
 
-def keep_our_paths() -> None:
-    """Leaves the standard library and this file: what else is installed here, or named by PYTHONPATH, is
-    not what mlxone was tested with. Modules of it that came with the interpreter's own start go as well."""
-    archive, library = os.path.dirname(__file__), os.path.dirname(os.__file__)
-    numbered = "python{}{}.zip".format(*sys.version_info)
-    sys.path[:] = [
-        entry
-        for entry in sys.path
-        if entry in (archive, library) or os.path.basename(entry) in ("lib-dynload", numbered)
-    ]
-    for name, module in list(sys.modules.items()):
-        if {"site-packages", "dist-packages"} & set((getattr(module, "__file__", "") or "").split(os.sep)):
-            del sys.modules[name]
-
-
 def prepare(executable: Path, build_id: str) -> Path:
-    """The first of the places that can be used, with the runtime in it."""
+    """The runtime, in the first of the places that can be used."""
     refusals: list[str] = []
     for place in places():
         try:
-            make_private(place)
-            runtime = place / f"{executable.name}_{build_id}"
+            runtime = make_private(place) / f"{executable.name}_{build_id}"
             if os.environ.get("SHIV_FORCE_EXTRACT") or not holds(runtime):
-                unpack(executable, runtime, "; ".join(refusals))
-            return place
+                unpack(executable, runtime, place, "; ".join(refusals))
+            return runtime
         except OSError as e:
-            refusals.append(f"{place} cannot be used ({e.strerror or e})")
+            refusals.append(f"{place.folder} cannot be used ({e.strerror or e})")
     raise OSError("; ".join(refusals) + ": name a folder that can be written to with MLXONE_HOME")
 
 
 # Places -------------------------------------------------------------------------------------------
 
 
-def places() -> Iterator[Path]:
+class Place(NamedTuple):
+    folder: Path  # ours; a group that we share it with is the user's affair
+    below: str = "runtime"  # in it, ours alone: where runtimes lie
+    temporary: bool = False  # among everybody's folders
+
+
+def places() -> Iterator[Place]:
     """As in the binary: MLXONE_HOME, else the cache at home; at last a folder for temporary things."""
-    home, named = os.environ.get("HOME", ""), os.environ.get("MLXONE_HOME", "")
-    if os.environ.get("SHIV_ROOT"):  # also how a child process finds where its parent was unpacked
-        yield Path(os.path.abspath(os.path.expanduser(os.environ["SHIV_ROOT"])))
-    elif named.startswith("~/") and home:
-        yield Path(home, named[2:], "runtime")
-    elif named and not named.startswith("~/"):
-        yield Path(os.path.abspath(named), "runtime")
-    elif home and not named:
-        yield Path(os.path.abspath(home), ".cache", "mlxone", "runtime")
-    yield temporary() / "runtime"
+    chosen = chosen_folder()
+    if os.environ.get("SHIV_ROOT"):
+        yield Place(Path(os.path.expanduser(os.environ["SHIV_ROOT"])), below="")
+    elif chosen:
+        yield Place(chosen)
+    yield Place(Path(os.environ.get("TMPDIR") or "/tmp", f"mlxone-{os.geteuid()}"), temporary=True)
 
 
-def temporary() -> Path:
-    return Path(os.path.abspath(os.environ.get("TMPDIR") or "/tmp"), f"mlxone-{os.getuid()}")
+def chosen_folder() -> Path | None:
+    """Only a leading `~` is expanded, to HOME, as the launcher can do no more; None if that is not known."""
+    home, named = os.environ.get("HOME"), os.environ.get("MLXONE_HOME")
+    if named and named != "~" and not named.startswith("~/"):
+        return Path(named)
+    below = named[1:].lstrip("/") if named else ".cache/mlxone"
+    return Path(home, below) if home else None
 
 
-def make_private(place: Path) -> None:
-    """Makes the folder; refuses one in which somebody else could put what we then run."""
-    if place.parent == temporary():
-        with suppress(FileExistsError):
-            place.parent.mkdir(mode=0o700)
-        check(place.parent, others=0o077)
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with suppress(FileExistsError):
-        place.mkdir(mode=0o700)
-    check(place, others=0o022)
-    if os.statvfs(place).f_flag & getattr(os, "ST_NOEXEC", 0):
+def make_private(place: Place) -> Path:
+    """Makes the folder of runtimes; refuses one in which somebody else could put what we then run."""
+    folder = place.folder.absolute()
+    if place.temporary:
+        check_around(folder.parent)
+        make_folder(folder)
+        check(folder, folder.lstat(), others=0o077)
+    else:
+        make_folders(folder)
+        check(folder, folder.stat(), others=0o002)
+    runtimes = folder / place.below
+    make_folder(runtimes)
+    check(runtimes, runtimes.lstat(), others=0o022)
+    if os.statvfs(runtimes).f_flag & getattr(os, "ST_NOEXEC", 0):
         raise OSError(errno.EPERM, "programs may not be run from there")
+    return runtimes
 
 
-def check(folder: Path, others: int) -> None:
-    found = folder.lstat()
-    if not folder.is_dir() or folder.is_symlink():
-        raise OSError(errno.ENOTDIR, "it is not a folder")
-    if found.st_uid != os.geteuid() or found.st_mode & others:
-        raise OSError(errno.EPERM, "others may write there")
+def make_folders(folder: Path) -> None:
+    missing = []
+    while not os.path.lexists(folder):
+        missing.append(folder)
+        folder = folder.parent
+    found = folder.stat()
+    if missing and found.st_uid not in (0, os.geteuid()) and not found.st_mode & stat.S_ISVTX:
+        raise OSError(errno.EPERM, f"{folder} belongs to somebody else")
+    for each in reversed(missing):
+        make_folder(each)
+
+
+def make_folder(folder: Path) -> None:
+    """Private, whatever the umask says."""
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+        folder.chmod(0o700)
+
+
+def check_around(folder: Path) -> None:
+    mode = folder.stat().st_mode
+    if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+        raise OSError(errno.EPERM, f"anybody may rename what is in {folder}: it lacks the sticky bit")
+
+
+def check(folder: Path, found: os.stat_result, others: int) -> None:
+    if not stat.S_ISDIR(found.st_mode):
+        raise OSError(errno.ENOTDIR, f"{folder} is not a folder")
+    if found.st_uid != os.geteuid():
+        raise OSError(errno.EPERM, f"{folder} belongs to somebody else")
+    if found.st_mode & others:
+        raise OSError(errno.EPERM, f"{folder} is open to others: chmod 700 puts that right")
 
 
 # Whole or not -------------------------------------------------------------------------------------
@@ -124,16 +159,15 @@ def check(folder: Path, others: int) -> None:
 def holds(runtime: Path) -> bool:
     """Whether the runtime is whole; if so it is marked as in use for as long as this process lives."""
     try:
-        check(runtime, others=0o022)
-        descriptor = os.open(runtime, os.O_RDONLY | os.O_DIRECTORY)
+        descriptor = os.open(runtime, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except OSError:
         return False
     whole = False
     try:
+        check(runtime, os.fstat(descriptor), others=0o022)
         lock(descriptor, fcntl.LOCK_SH)
-        lines = os.fsdecode((runtime / STAMP).read_bytes()).split("\n")[1:-1]
-        whole = bool(lines) and all(line == describe(runtime, line.split(" ", 4)[4]) for line in lines)
-    except (OSError, IndexError):
+        whole = is_at(descriptor, runtime) and matches(runtime)
+    except OSError:
         pass
     finally:
         if not whole:
@@ -141,70 +175,111 @@ def holds(runtime: Path) -> bool:
     return whole
 
 
-def describe(runtime: Path, name: str) -> str:
-    found = os.lstat(f"{runtime}/{name}")
-    return f"{found.st_ino} {found.st_size} {found.st_mtime_ns} {found.st_ctime_ns} {name}"
+def is_at(descriptor: int, path: Path) -> bool:
+    """Somebody may have moved or removed it before we had the lock on it."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.lstat())
+    except FileNotFoundError:
+        return False
 
 
-def write_stamp(runtime: Path, executable: Path, names: list[str]) -> None:
-    lines = [f"origin {executable}", *(describe(runtime, name) for name in names)]
-    unfinished = runtime / (STAMP + ".new")
-    unfinished.write_bytes(os.fsencode("\n".join(lines) + "\n"))
-    unfinished.replace(runtime / STAMP)
+def matches(runtime: Path) -> bool:
+    listed = os.fsdecode((runtime / STAMP).read_bytes()).partition("\n")[2]
+    try:
+        names = [line.split(" ", 3)[3] for line in listed.split("\n")[:-2]]
+    except IndexError:
+        return False
+    return bool(names) and listed == listing(runtime, names)
+
+
+def listing(folder: Path, names: list[str]) -> str:
+    """No inode numbers, which some network disks make up anew: whatever is replaced has another ctime."""
+    found = [(name, os.lstat(f"{folder}/{name}")) for name in names]
+    lines = [f"{of.st_size} {of.st_mtime_ns} {of.st_ctime_ns} {name}\n" for name, of in found]
+    return "".join(lines) + f"end {len(lines)}\n"
 
 
 # Unpacking ----------------------------------------------------------------------------------------
 
 
-def unpack(executable: Path, runtime: Path, instead_of: str) -> None:
-    with locked(runtime.parent):
-        forced = os.environ.get("SHIV_FORCE_EXTRACT")
-        if not forced and holds(runtime):
+def unpack(executable: Path, runtime: Path, place: Place, instead_of: str) -> None:
+    with locked(place):
+        if not os.environ.get("SHIV_FORCE_EXTRACT") and holds(runtime):
             return  # somebody was faster
-        if instead_of:
-            complain(f"{instead_of}: unpacking to {runtime.parent} instead")
-        elif sys.stderr.isatty():
-            complain(f"the first start unpacks to {runtime.parent}")
-        tidy(runtime)
-        staging = runtime.with_name(runtime.name + ".tmp")  # shiv's name for it
-        try:
-            write_stamp(runtime, executable, extract(executable, runtime))
-        except BaseException:
-            remove(staging)
-            raise
-        remove_old(runtime, executable)
+        sweep(runtime, executable)
+        with contents(executable) as (archive, files):
+            check_room(runtime.parent, sum(file.file_size for file in files))
+            if instead_of:
+                complain(f"{instead_of}: unpacking to {runtime.parent} instead")
+            elif sys.stderr.isatty():
+                complain(f"the first start unpacks to {runtime.parent}")
+            make(runtime, executable, archive, files)
         if not holds(runtime):
             raise OSError(errno.EIO, "what was unpacked there did not stay")
 
 
-def extract(executable: Path, runtime: Path) -> list[str]:
-    """shiv's unpacking, and the files that came of it."""
-    import zipfile
+@contextmanager
+def contents(executable: Path) -> Iterator[tuple[zipfile.ZipFile, list[zipfile.ZipInfo]]]:
     import zlib
 
-    import _bootstrap
-
-    # Ours is held already; shiv's would wait for ever where a file system knows no locks.
-    _bootstrap.FileLock = nullcontext
-    before = os.umask(0o077)
     try:
         with zipfile.ZipFile(executable) as archive:
-            _bootstrap.extract_site_packages(archive, runtime)
-            return [name for name in archive.namelist() if name.startswith("site-packages/")]
+            yield archive, [file for file in archive.infolist() if file.filename.startswith("site-packages/")]
     except (zipfile.BadZipFile, zlib.error, EOFError) as e:
         raise Damaged from e
+
+
+def check_room(folder: Path, needed: int) -> None:
+    """Beforehand: filling a disk to its last byte would hurt every other program meanwhile."""
+    disk = os.statvfs(folder)
+    free = disk.f_bavail * disk.f_frsize
+    if disk.f_blocks and free < needed:
+        sizes = f"{needed // 1_000_000 + 1} MB needed, {free // 1_000_000} MB free"
+        raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {sizes}")
+
+
+def make(runtime: Path, executable: Path, archive: zipfile.ZipFile, files: list[zipfile.ZipInfo]) -> None:
+    """Under another name until it is whole, so that nothing half-made is ever called a runtime."""
+    staging = runtime.with_name(f".unpack-{os.getpid()}-{os.urandom(4).hex()}")
+    before = os.umask(0o077)
+    try:
+        staging.mkdir()
+        for file in files:
+            os.chmod(archive.extract(file, staging), file.external_attr >> 16)
+        # A path with a line break could not be read back.
+        origin = "" if "\n" in str(executable) else str(executable)
+        listed = listing(staging, [file.filename for file in files])
+        (staging / STAMP).write_bytes(os.fsencode(f"{ORIGIN}{origin}\n{listed}"))
+        staging.rename(runtime)
+    except BaseException:
+        remove(staging)
+        raise
     finally:
         os.umask(before)
 
 
 @contextmanager
-def locked(place: Path) -> Iterator[None]:
-    descriptor = os.open(place / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
+def locked(place: Place) -> Iterator[None]:
+    descriptor = turn(place)
     try:
-        lock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
         os.close(descriptor)
+
+
+def turn(place: Place) -> int:
+    """The descriptor of the lock, once it is ours. Whoever uninstalls removes it, and its folder, while we
+    wait for it: then it guards nothing, and all begins again."""
+    for _ in range(100):
+        with suppress(FileNotFoundError):
+            path = make_private(place) / ".lock"
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+            os.fchmod(descriptor, 0o600)  # the umask may have closed it to ourselves
+            lock(descriptor, fcntl.LOCK_EX)
+            if is_at(descriptor, path):
+                return descriptor
+            os.close(descriptor)
+    raise OSError(errno.EBUSY, "somebody keeps removing it")
 
 
 def lock(descriptor: int, how: int) -> None:
@@ -215,49 +290,67 @@ def lock(descriptor: int, how: int) -> None:
             raise
 
 
-# Tidying: with the lock held ------------------------------------------------------------------------
+# Sweeping: with the lock held, and before unpacking, as that frees the room ---------------------------
 
 
-def tidy(runtime: Path) -> None:
-    """Removes what killed starts left, and this runtime itself where it is no longer whole."""
-    for pattern in (".unpack-*", ".old-*", "mlxone*.pyz_*.tmp", runtime.name + ".tmp"):
-        for left_over in runtime.parent.glob(pattern):
-            remove(left_over)
+def sweep(runtime: Path, executable: Path) -> None:
+    """Removes what killed starts left, and the runtimes whose program is gone or was replaced by this one.
+
+    The runtime of our own name is here only because it is not whole, or to be made anew: it gives way even
+    if it is in use, but stays under another name until it is not."""
     if os.path.lexists(runtime):
         set_aside(runtime)
-
-
-def remove_old(runtime: Path, executable: Path) -> None:
-    """Removes the runtimes whose program is gone or was replaced by this one, if nobody runs them."""
-    for other in runtime.parent.iterdir():
+    for other in list(runtime.parent.iterdir()):
         with suppress(OSError):
-            if other.name == runtime.name or other.name.startswith("."):
-                continue
-            with (other / STAMP).open("rb") as file:
-                origin = os.fsdecode(file.readline()).rstrip("\n").removeprefix("origin ")
-            if origin == str(executable) or not os.path.lexists(origin):
-                descriptor = os.open(other, os.O_RDONLY | os.O_DIRECTORY)
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    set_aside(other)
-                finally:
-                    os.close(descriptor)
+            if LEFTOVER.fullmatch(other.name):
+                take_away(other, leftover=True)
+            elif RUNTIME.fullmatch(other.name) and is_replaced(other, executable):
+                take_away(other, leftover=False)
 
 
-def set_aside(folder: Path) -> None:
-    """Out of sight at once, then gone; a program that still has it open keeps what it has open."""
-    aside = folder.with_name(f".old-{os.getpid()}-{time.monotonic_ns()}")
-    folder.rename(aside)
-    remove(aside)
+def is_replaced(runtime: Path, executable: Path) -> bool:
+    with (runtime / STAMP).open("rb") as file:
+        first = os.fsdecode(file.readline()).rstrip("\n")
+    if not first.startswith(ORIGIN + "/"):
+        return False
+    origin = Path(first.removeprefix(ORIGIN))
+    try:
+        origin.lstat()
+    except FileNotFoundError:  # nothing else is: a disk may be away for a moment, or closed to us
+        return True
+    return origin == executable
 
 
-def remove(path: Path) -> None:
+def take_away(folder: Path, leftover: bool) -> None:
+    """Unless somebody runs from it; the lock is held until it is gone, so that nobody begins to."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        if is_free(descriptor, leftover):
+            remove(set_aside(folder))
+    finally:
+        os.close(descriptor)
+
+
+def is_free(descriptor: int, leftover: bool) -> bool:
+    """Where there are no locks nobody can tell: versions stay, and leftovers until they are a day old."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return leftover and time.time() - os.fstat(descriptor).st_mtime > A_DAY
+    return True
+
+
+def set_aside(folder: Path) -> Path:
+    """Out of sight at once; a program that still has it open keeps what it has open."""
+    return folder.rename(folder.with_name(f".old-{os.getpid()}-{time.monotonic_ns()}"))
+
+
+def remove(folder: Path) -> None:
     import shutil
 
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def complain(line: str, code: int | None = None) -> None:

@@ -106,7 +106,10 @@ def prepare() -> None:
             _keep_freed_memory()
             return
     if named:
-        raise UsageError(f"MLXONE_BLAS={named} cannot be loaded, or has no cblas_sgemm")
+        raise UsageError(
+            f"MLXONE_BLAS={named} cannot be loaded, or has no cblas_sgemm",
+            hint="correct or unset MLXONE_BLAS",
+        )
 
 
 def _keep_freed_memory() -> None:

@@ -1,32 +1,61 @@
 """What a shell has to know: how to ask the program (`completing.py`) what could stand at the cursor.
 
 Each script starts the `mlxone` that stands on the line, whichever that is, and shows none of its
-complaints. Words with a colon, an equals sign or an @ are whole for us; bash takes them apart, so
-its script puts them together and answers with what is behind the last of these.
+complaints. Words with a colon, an equals sign or an @ are whole for us; bash takes them apart and puts
+what its script answers into the line as it is: so the script reads the line itself, answers with what is
+behind the last of these, and writes a name in such a way that the shell runs nothing in it.
 """
 
 from __future__ import annotations
 
 BASH = r"""# Completion of mlxone for bash, 3.2 or later.
+
+# Takes the text $1 apart as the shell would: adds to `words`, of which `n` is the last one and `begun`
+# says whether it has begun, and leaves in `quote` the quote that is open at the end.
+_mlxone_read() {
+    local i c
+    for (( i = 0; i < ${#1}; i++ )); do
+        c=${1:i:1}
+        case $quote$c in
+            [[:space:]]) [[ -n $begun ]] && n=$((n + 1)); begun=; continue ;;
+            \'\' | \"\") quote= ;;
+            \'?) words[n]+=$c ;;
+            \\ | \"\\)
+                i=$((i + 1)) c=${1:i:1}
+                [[ $quote$c == \"[!\\\"\$\`] ]] && words[n]+=\\
+                words[n]+=$c ;;
+            \' | \") quote=$c ;;
+            *) words[n]+=$c ;;
+        esac
+        begun=1
+    done
+    words[n]+=
+}
+
+# Writes $1 into `text` so that behind the quote $2, or none, the shell reads $1 and runs nothing in it.
+_mlxone_write() {
+    local i c
+    [[ -z $2 ]] && printf -v text %q "$1" && return
+    text=
+    for (( i = 0; i < ${#1}; i++ )); do
+        c=${1:i:1}
+        case $2$c in
+            \"[\\\"\$\`]) text+=\\$c ;;
+            \"!) text+="\"'!'\"" ;;  # a backslash would keep the history from it, and stay
+            \'\') text+="'\\''" ;;
+            *) text+=$c ;;
+        esac
+    done
+}
+
 _mlxone() {
-    local word mark kind= text about n head= breaks= quote= answer
-    local words=("${COMP_WORDS[0]/#\~/$HOME}")
-    for word in "${COMP_WORDS[@]:1:COMP_CWORD}"; do
-        n=${#words[@]}
-        if [[ -z $word && -n $COMP_LINE && ${COMP_LINE:0:COMP_POINT} == *[[:space:]] ]]; then
-            words+=("")
-        elif (( n > 1 )) && [[ $word == [:=@]* || ${words[n-1]} == *[:=@] ]]; then
-            words[n-1]+=$word
-        else
-            words+=("$word")
-        fi
-    done
-    n=$(( ${#words[@]} - 1 ))
-    [[ ${words[n]} == [\'\"]* ]] && quote=${words[n]:0:1} && words[n]=${words[n]:1}
-    for mark in : = @; do
-        [[ $COMP_WORDBREAKS == *$mark* ]] && breaks+=$mark
-    done
-    [[ -n $breaks && -z $quote ]] && head=${words[n]%"${words[n]##*[$breaks]}"}
+    local line=${COMP_LINE:0:COMP_POINT} words=() n=0 begun= quote= head open
+    local kind= text about answer
+    # Readline replaces $2 alone: `head` is what stands before it in the same word, with or without a quote.
+    _mlxone_read "${line%"$2"}"
+    head=${words[n]} open=$quote
+    _mlxone_read "$2"
+    words[0]=${words[0]/#\~/$HOME}
 
     COMPREPLY=()
     answer=$(_MLXONE_COMPLETE=bash "${words[@]}" 2>/dev/null)
@@ -34,8 +63,7 @@ _mlxone() {
         if [[ -z $kind ]]; then
             kind=$text
         else
-            text=${text#"$head"}
-            [[ -n $quote ]] || printf -v text %q "$text"
+            _mlxone_write "${text#"$head"}" "$open"
             COMPREPLY+=("$text")
         fi
     done <<< "$answer"
@@ -79,8 +107,9 @@ fi
 
 FISH = r"""# Completion of mlxone for fish, 3.0 or later.
 function __mlxone_complete
-    set -l current (commandline -ct)
-    set -l words (commandline -opc) (string trim -l -c '"\'' -- "$current")
+    # The word at the cursor as it is meant: without its quotes and backslashes.
+    set -l current (string unescape -- (commandline -ct); or commandline -ct)
+    set -l words (commandline -opc) "$current"
     set words[1] (string replace -r '^~' -- $HOME $words[1])
     set -l answer (env _MLXONE_COMPLETE=fish $words 2>/dev/null)
     set -l head (string match -r -- '^--[^=]*=' $current)

@@ -38,7 +38,7 @@ def command(all: bool, yes: bool, json: bool) -> None:
     """Remove what mlxone unpacked here, and say what stays.
 
     That is what the binary and the zipapp made at their first start. The file you downloaded, models
-    and the config file are never deleted. A runtime that another mlxone runs from stays.
+    and the config file are never deleted. What another mlxone runs from or has open stays.
     """
     from mlxone.hub import leaving
 
@@ -84,17 +84,17 @@ def _plan(what: Leaving) -> list[str]:
     for runtime in what.runtimes.runtimes:
         own = ", which runs this command" if runtime.own else ""
         lines.append(f"  {runtime.path} ({in_words(runtime.size_bytes)}{own})")
-    lines += [f"  {path}" for path in what.state.files]
+    lines += [f"  {path}" for path in (*what.state.files, *what.state.trash)]
     return lines + [f"  stays: {_in_words(rest)}" for rest in what.rest]
 
 
 def _say(what: Leaving, done: Swept) -> None:
-    if what.is_empty:
+    if what.is_clean:
         click.echo("nothing that mlxone unpacked is here")
-    else:
+    elif not what.is_empty:
         click.echo(f"{in_words(done.freed_bytes)} came free")
     for rest in what.rest:
-        if not rest.in_use:  # that one is told as an error
+        if not rest.is_problem:  # that one is told as an error
             click.echo(one_line(f"stays: {_in_words(rest)}"))
 
 
@@ -118,7 +118,7 @@ def _as_json(what: Leaving, done: Swept | None) -> dict[str, Any]:
             }
             for runtime in what.runtimes.runtimes
         ],
-        "state": [str(path) for path in what.state.files],
+        "state": [str(path) for path in (*what.state.files, *what.state.trash)],
         "stays": [
             {
                 "kind": rest.kind,
@@ -126,6 +126,7 @@ def _as_json(what: Leaving, done: Swept | None) -> dict[str, Any]:
                 "bytes": rest.size_bytes,
                 "way": rest.way,
                 "in_use": rest.in_use,
+                "failed": rest.failed,
             }
             for rest in what.rest
         ],

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +22,7 @@ Backend = Literal["cpu", "cuda", "metal"]
 PACKED: tuple[Kind, ...] = ("full", "slim", "zipapp")
 EXECUTABLE = "MLXONE_EXECUTABLE"  # the launcher and the zipapp say here which file was started
 PACKAGE = Path(__file__).parents[1]
+STARTER = "mlxone_starter"  # the folder beside the package, in a build that has the starter inside
 GIT_SECONDS = 5.0
 # MLX's backends are packages of their own; where there are two, the GPU's is the one that computes.
 BACKENDS: dict[str, Backend] = {
@@ -56,6 +55,8 @@ class About:
 
 def about() -> About:
     """All of it. Imports no MLX, so it can be said where MLX does not load."""
+    import platform  # as `subprocess` below: this file is read by every command, these words by few
+
     made = build()
     return About(
         __version__,
@@ -90,7 +91,7 @@ def kind() -> Kind:
         if said == packed:
             return packed
     if is_frozen():
-        return "full" if (PACKAGE.parent / "mlxone_starter").is_dir() else "slim"
+        return "full" if (PACKAGE.parent / STARTER).is_dir() else "slim"
     return "source" if (PACKAGE.parent / "pyproject.toml").is_file() else "wheel"
 
 
@@ -167,6 +168,8 @@ def _asked_of_git() -> tuple[str | None, bool | None]:
 
 
 def _git(root: Path, *words: str) -> str | None:
+    import subprocess
+
     try:
         done = subprocess.run(
             ["git", "--no-optional-locks", "-C", str(root), *words],

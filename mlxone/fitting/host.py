@@ -70,7 +70,12 @@ def device_command() -> list[str]:
 
 def device_facts(host: Host) -> dict[str, Any] | None:
     """What `backend.probe.facts` says, asked of a process that loads MLX in our stead."""
-    lines = (host.run(device_command(), DEVICE_SECONDS) or "").strip().splitlines()
+    return facts_in(host.run(device_command(), DEVICE_SECONDS) or "")
+
+
+def facts_in(said: str) -> dict[str, Any] | None:
+    """In what that process printed; None if it is anything else."""
+    lines = said.strip().splitlines()
     try:
         found = json.loads(lines[-1]) if lines else None
     except ValueError:

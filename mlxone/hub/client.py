@@ -28,6 +28,8 @@ T = TypeVar("T")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # read once, when the client is imported
 
 _WORTH_A_RETRY = (408, 429, 500, 502, 503, 504)
+# Before an @, at the start of an address: a password of somebody who wrote no scheme is one, too.
+_USER = re.compile(r"(?:^|(?<=://))[^/\s]*@")
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
 
 
@@ -83,6 +85,27 @@ def offline(repo: str) -> HubError:
 
 def endpoint() -> str | None:
     return os.environ.get("HF_ENDPOINT") or None
+
+
+def shown_endpoint() -> str:
+    """What every message calls the Hub."""
+    return without_user(endpoint() or "the Hub")
+
+
+def without_user(text: str) -> str:
+    """An address, or a line with addresses, without names and passwords: it may be posted somewhere."""
+    return _USER.sub("", text)
+
+
+def what_to_check() -> str:
+    """The hint where the Hub does not answer: what the user set on the way to it."""
+    scheme = "http" if (endpoint() or "").startswith("http://") else "https"
+    proxies = (f"{scheme}_proxy", f"{scheme}_proxy".upper(), "all_proxy", "ALL_PROXY")
+    named = [
+        name for name in ("HF_ENDPOINT", *proxies, "SSL_CERT_FILE", "SSL_CERT_DIR") if os.environ.get(name)
+    ]
+    *first, last = ["the network", *named]
+    return f"check {', '.join(first)} and {last}" if first else f"check {last}"
 
 
 def api() -> HfApi:

@@ -13,6 +13,7 @@ import fcntl
 import json
 import logging
 import os
+import re
 import secrets
 import time
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ log = logging.getLogger(__name__)
 
 DOWNLOAD = "get"  # the verb under which a download announces its snapshot
 UNBORN = 3600.0  # seconds after which a file that never got its final name is a leftover
+NOTE = re.compile(r"\.?\d+-[0-9a-f]{8}\.json")  # a process and a number; with a dot until it is written
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +100,8 @@ def _announce(paths: list[str], what: str) -> tuple[Path, IO[str]]:
 
 def _running() -> Iterator[Use]:
     try:
-        files = sorted(_folder().iterdir())
+        # Anything else in that folder is somebody's own, and this look would delete what nobody holds.
+        files = sorted(path for path in _folder().iterdir() if NOTE.fullmatch(path.name))
     except OSError:
         return
     for path in files:

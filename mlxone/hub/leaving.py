@@ -15,15 +15,21 @@ from mlxone.hub.own_state import State
 from mlxone.hub.runtimes import Plan, Staying
 from mlxone.hub.trash import Swept, Tally
 
-RUNTIME, PROGRAM, PACKAGE, MODELS, STATE, CONFIG, OTHERS = (
+RUNTIME, PROGRAM, PACKAGE, COMPLETION, SERVICE, MODELS, STATE, CONFIG, OTHERS = (
     "unpacked",
     "program",
     "package",
+    "completion",
+    "service",
     "models",
     "state",
     "config",
     "others",
 )
+SYSTEM_UNITS = Path("/etc/systemd/system")
+NAME = "mlxone"
+UNIT = f"{NAME}.service"
+NAMED = 5  # strangers by name; the rest is counted
 CELLAR = "Cellar"  # Homebrew's folder, in which files are not deleted one by one
 
 
@@ -34,6 +40,12 @@ class Rest:
     way: str  # how it can be removed, or why it stays
     size_bytes: int = 0
     in_use: bool = False
+    failed: bool = False  # it could not be looked at
+
+    @property
+    def is_problem(self) -> bool:
+        """It stays although it was to go, or may be such."""
+        return self.in_use or self.failed
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +56,12 @@ class Leaving:
 
     @property
     def is_empty(self) -> bool:
-        return not self.runtimes.runtimes and not self.state.files
+        return not self.runtimes.runtimes and self.state.is_empty
+
+    @property
+    def is_clean(self) -> bool:
+        """Nothing to delete is here: known, and not only unseen or in use."""
+        return self.is_empty and not any(rest.is_problem for rest in self.rest)
 
     @property
     def size_bytes(self) -> int:
@@ -52,18 +69,19 @@ class Leaving:
 
 
 def look(*, with_state: bool) -> Leaving:
-    plan, state = runtimes.plan(), own_state.look()
+    plan = runtimes.plan()
+    state = own_state.look(others_run=any(one.in_use for one in plan.staying))
     rest = [_staying(RUNTIME, one) for one in plan.staying]
     rest += _programs(plan)
     rest += _package()
+    rest += _completion()
+    rest += _services()
     rest += _models()
     if with_state:
         rest += [_staying(STATE, one) for one in state.staying]
-        if state.strangers:
-            count = f"{state.strangers} thing{'s' * (state.strangers != 1)} that mlxone did not make"
-            rest.append(Rest(OTHERS, places.home(), count))
-    elif state.files:
-        rest.append(Rest(STATE, places.home(), "`mlxone uninstall --all` deletes it", state.size_bytes))
+        rest += _strangers(state.strangers)
+    else:
+        rest += _kept(state)
     rest += _config()
     return Leaving(plan, state if with_state else State(), rest)
 
@@ -72,12 +90,28 @@ def leave(what: Leaving) -> Swept:
     """The program's own runtime goes last: after that nothing more can be imported."""
     done = own_state.remove(what.state)
     done.add(runtimes.remove(what.runtimes))
-    done.problems += [f"{rest.path}: {rest.way}" for rest in what.rest if rest.in_use]
+    done.problems += [f"{rest.path}: {rest.way}" for rest in what.rest if rest.is_problem]
     return done
 
 
 def _staying(kind: str, one: Staying) -> Rest:
-    return Rest(kind, one.path, one.why, in_use=one.in_use)
+    return Rest(kind, one.path, one.why, in_use=one.in_use, failed=one.failed)
+
+
+def _kept(state: State) -> Iterator[Rest]:
+    """Of the state that was not to go; then it is no problem what cannot be seen of it."""
+    yield from (Rest(STATE, one.path, one.why) for one in state.staying if one.failed)
+    if not state.is_empty or any(one.in_use for one in state.staying):
+        yield Rest(STATE, places.home(), "`mlxone uninstall --all` deletes it", state.size_bytes)
+
+
+def _strangers(found: list[Path]) -> Iterator[Rest]:
+    if found:
+        home = places.home()
+        names = ", ".join(str(path.relative_to(home)) for path in found[:NAMED])
+        more = ", …" if len(found) > NAMED else ""
+        plural = "s" if len(found) != 1 else ""
+        yield Rest(OTHERS, home, f"{len(found)} thing{plural} that mlxone did not make: {names}{more}")
 
 
 def _programs(plan: Plan) -> Iterator[Rest]:
@@ -101,6 +135,41 @@ def _package() -> Iterator[Rest]:
     elif kind == "wheel":
         python = shlex.quote(sys.executable)
         yield Rest(PACKAGE, package, f"`{python} -m pip uninstall mlxone` removes this copy")
+
+
+def _completion() -> Iterator[Rest]:
+    """What `mlxone completion --help` tells to install; a shell would complain of it at each start."""
+    home = places.user_folder()
+    for shell in ("bash", "zsh"):
+        settings, call = home / f".{shell}rc", f"mlxone completion {shell}"
+        if any(call in line.partition("#")[0] for line in _lines(settings)):
+            yield Rest(COMPLETION, settings, f"delete the line with `{call}` from it")
+    script = home / ".config" / "fish" / "completions" / f"{NAME}.fish"
+    if os.path.lexists(script):
+        yield Rest(COMPLETION, script, f"`rm {shlex.quote(str(script))}` deletes it")
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+    except OSError:
+        return []
+
+
+def _services() -> Iterator[Rest]:
+    """A unit that stays would start a program that is gone."""
+    units = places.user_folder() / ".config" / "systemd" / "user"
+    for unit, control, delete in (
+        (SYSTEM_UNITS / UNIT, "sudo systemctl", "sudo rm"),
+        (units / UNIT, "systemctl --user", "rm"),
+    ):
+        if os.path.lexists(unit):
+            steps = [
+                f"{control} disable --now {unit.stem}",
+                f"{delete} {shlex.quote(str(unit))}",
+                f"{control} daemon-reload",
+            ]
+            yield Rest(SERVICE, unit, f"`{' && '.join(steps)}` ends and deletes it")
 
 
 def _models() -> Iterator[Rest]:

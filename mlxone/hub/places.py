@@ -11,10 +11,11 @@ import pwd
 import stat
 from pathlib import Path
 
+from mlxone.core import about
 from mlxone.core.errors import StorageError
 
 # The files of the starter that came with the program: beside the package, in the binary and the zipapp.
-BUNDLED = Path(__file__).parents[2] / "mlxone_starter"
+BUNDLED = about.PACKAGE.parent / about.STARTER
 
 
 def home() -> Path:
@@ -68,7 +69,7 @@ def known_home() -> Path | None:
 
 def refuge() -> Path:
     """A folder for who has no home. Others may write beside it, so it must be ours and ours alone."""
-    place = Path(os.environ.get("TMPDIR") or "/tmp", f"mlxone-{os.geteuid()}")
+    place = refuge_path()
     try:
         place.mkdir(mode=0o700)
     except FileExistsError:
@@ -82,6 +83,11 @@ def refuge() -> Path:
     return place
 
 
+def refuge_path() -> Path:
+    """Where that is, made or not."""
+    return Path(os.environ.get("TMPDIR") or "/tmp", f"mlxone-{os.geteuid()}")
+
+
 def _folder(variable: str) -> Path | None:
     value = os.path.expandvars(os.environ.get(variable, ""))
     return (_below_home(value) or Path(os.path.expanduser(value))) if value else None
@@ -89,4 +95,4 @@ def _folder(variable: str) -> Path | None:
 
 def _below_home(text: str) -> Path | None:
     """Not the library's `expanduser`: without a home that makes a folder named `~`."""
-    return user_folder() / text[2:] if text == "~" or text.startswith("~/") else None
+    return user_folder() / text[2:].lstrip("/") if text == "~" or text.startswith("~/") else None

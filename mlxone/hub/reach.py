@@ -14,7 +14,7 @@ from mlxone.hub.trouble import explained
 
 SECONDS = 6.0
 MOST = 1 << 16  # bytes of an answer that is expected to have a few hundred
-_CHECK = "check the network and the proxy variables"
+REFUSALS = (401, 403, 429)  # that are the Hub's own
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +37,10 @@ def reach(seconds: float = SECONDS) -> Reached:
     try:
         answer = answers.get(timeout=seconds)
     except queue.Empty:
-        hub = client.endpoint() or "the Hub"
-        raise HubError(f"{hub} does not answer within {seconds:g} seconds", hint=_CHECK) from None
+        raise HubError(
+            f"{client.shown_endpoint()} does not answer within {seconds:g} seconds",
+            hint=client.what_to_check(),
+        ) from None
     if isinstance(answer, Exception):
         raise answer
     return answer
@@ -54,6 +56,8 @@ def _ask(seconds: float) -> Reached:
         with get_session().stream(
             "GET", f"{hub}/api/models?limit=1", headers=headers, timeout=seconds, follow_redirects=True
         ) as response:
+            if 400 <= response.status_code < 500 and response.status_code not in REFUSALS:
+                raise _stranger(f"its status is {response.status_code}:")
             utils.hf_raise_for_status(response)  # type: ignore[attr-defined]
             body = b""
             for chunk in response.iter_bytes():
@@ -61,8 +65,13 @@ def _ask(seconds: float) -> Reached:
                 if len(body) > MOST:
                     break
         if not _is_list(body):
-            raise HubError(f"{hub} answers, but not as the Hub does", hint=f"a login page? {_CHECK}")
-        return Reached(hub, time.monotonic() - start)
+            raise _stranger("a login page?")
+        return Reached(client.without_user(hub), time.monotonic() - start)
+
+
+def _stranger(sign: str) -> HubError:
+    message = f"{client.shown_endpoint()} answers, but not as the Hub does"
+    return HubError(message, hint=f"{sign} {client.what_to_check()}")
 
 
 def _is_list(body: bytes) -> bool:

@@ -2,14 +2,17 @@
 
 `PLACE/runtime/` holds a folder for each version, leftovers of starts that were killed, and `.lock`.
 A runtime's `stamp` names the file it came from. Whoever runs from a runtime holds a lock on its
-folder, and whoever unpacks one holds `.lock`; the launcher keeps to the same rules. Nothing but
-folders of our own is ever taken, and no link is followed.
+folder, and whoever unpacks one holds `.lock`; the launcher keeps to the same rules.
+
+Nothing but folders of our own is ever taken, and no link is followed. A name proves nothing: a
+runtime has to hold what only an unpacking writes, a leftover nothing but what one would have made.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
 import re
 import secrets
@@ -18,18 +21,24 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mlxone.core.about import PACKAGE
+from mlxone.core import about
 from mlxone.hub import places, trash
 from mlxone.hub.trash import Swept, Tally
 
-LOCK, STAMP, ORIGIN = ".lock", "stamp", "origin "
+FOLDER, LOCK, STAMP, ORIGIN, MANIFEST = "runtime", ".lock", "stamp", "origin ", "manifest.json"
 # The binary's VERSION-HASH16; shiv's FILE_BUILD, whose staging folder has an end of its own.
-_NAME = re.compile(r"[^.].*-[0-9a-fA-F]{16}|[^.].*_[0-9a-f]{64}")
-_LEFTOVER = re.compile(r"\.unpack-.*|\.old-.*|[^.].*_[0-9a-f]{64}\.tmp")
+_BINARY, _ZIPAPP = re.compile(r"[^.].*-[0-9a-f]{16}"), re.compile(r"[^.].*_[0-9a-f]{64}")
+# What the launcher stages; what it, the zipapp's start (a number) and we (hex) set aside.
+_LEFTOVER = re.compile(rf"\.unpack-[0-9]+-[0-9a-f]+|\.old-[0-9]+-[0-9a-f]+|{_ZIPAPP.pattern}\.tmp")
+# The top of a runtime, of the binary and of the zipapp: a leftover may hold any of it.
+_PARTS = {MANIFEST, STAMP, f"{STAMP}.new", "mlxone", "_internal", "licenses.txt", "site-packages"}
 _DESCRIPTORS = range(3, 256)  # the launcher opens the runtime among its first files
 
-IN_USE = "another mlxone runs from it"
-UNPACKING = "another mlxone is unpacking there"
+AGAIN = "then run `mlxone uninstall` again"
+IN_USE = f"another mlxone runs from it: end it, {AGAIN}"
+UNPACKING = f"another mlxone is unpacking there: wait for it, {AGAIN}"
+NOT_MADE = "not made by mlxone"
+UNPROVEN = "nothing in it says that mlxone made it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +55,7 @@ class Staying:
     path: Path
     why: str
     in_use: bool = False  # it could go when somebody else has ended
+    failed: bool = False  # it could not even be looked at
 
 
 @dataclass(slots=True)
@@ -64,18 +74,20 @@ class Plan:
 def plan() -> Plan:
     """What would go, and what would stay and why."""
     found = Plan()
-    for folder in _folders():
+    folders = _folders()
+    for folder in folders:
         why = _not_ours(folder)
         if why:
             found.staying.append(Staying(folder, why))
             continue
         found.folders.append(folder)
         for path in _inside(folder, found):
-            why = "" if path.name == LOCK else _unfit(path)
-            if why:
-                found.staying.append(Staying(path, why, in_use=why == IN_USE))
-            elif path.name != LOCK:
-                found.runtimes.append(_runtime(path))
+            if path.name != LOCK:
+                _judge(path, found)
+    own = _own_path()
+    # Elsewhere only by what the zipapp was told: what lies beside it there is not ours to judge.
+    if own and not any(_is_same(own.parent, folder) for folder in folders) and _judge(own, found):
+        found.folders.append(own.parent)
     found.runtimes.sort(key=lambda runtime: runtime.own)
     return found
 
@@ -94,7 +106,8 @@ def remove(what: Plan) -> Swept:
         for folder in open_folders:
             _tidy(folder)
     # A folder that the user named stays, even an empty one.
-    for place in {_refuge()} if os.environ.get("MLXONE_HOME") else {places.home(), _refuge()}:
+    refuge = places.refuge_path()
+    for place in {refuge} if os.environ.get("MLXONE_HOME") else {places.home(), refuge}:
         with contextlib.suppress(OSError):  # not empty, or not there
             place.rmdir()
     return done
@@ -107,41 +120,90 @@ def origins(what: Sequence[Runtime]) -> list[Path]:
 
 
 def _folders() -> list[Path]:
-    homes = [places.home(), _refuge()]
-    own = [path.parents[1] for path in _own_paths() if path.parent.name == "runtime"]
-    found = (place.absolute() / "runtime" for place in (*homes, *own))
+    found = (place.absolute() / FOLDER for place in (places.home(), places.refuge_path()))
     by_place = {os.path.realpath(folder.parent): folder for folder in found if os.path.lexists(folder)}
     return list(by_place.values())
 
 
-def _refuge() -> Path:
-    """As `places.refuge`, which makes it: what is not there needs no removing."""
-    return Path(os.environ.get("TMPDIR") or "/tmp", f"mlxone-{os.getuid()}")
-
-
-def _own_paths() -> list[Path]:
-    """Where we run from, if that is a runtime."""
-    above = [folder for folder in PACKAGE.parents if folder.parent.name == "runtime"]
-    return [folder for folder in above if _NAME.fullmatch(folder.name)]
+def _own_path() -> Path | None:
+    """The runtime we run from. An installed package has none, whatever the folders above it are called."""
+    folder = about.PACKAGE.parents[1]
+    named = _BINARY.fullmatch(folder.name) or _ZIPAPP.fullmatch(folder.name)
+    return folder if named and about.is_packed() else None
 
 
 def _inside(folder: Path, found: Plan) -> list[Path]:
     try:
         return sorted(folder.iterdir())
     except OSError as error:
-        found.staying.append(Staying(folder, error.strerror or str(error)))
+        why = f"it cannot be listed: {error.strerror or error}"
+        found.staying.append(Staying(folder, why, failed=True))
         return []
+
+
+def _judge(path: Path, found: Plan) -> bool:
+    why = _unfit(path)
+    if why:
+        found.staying.append(Staying(path, why, in_use=why == IN_USE))
+    else:
+        found.runtimes.append(_runtime(path))
+    return not why
 
 
 def _unfit(path: Path) -> str:
     """Why it is nothing to take away; nothing if it is."""
-    if not (_NAME.fullmatch(path.name) or _LEFTOVER.fullmatch(path.name)):
-        return "not made by mlxone"
-    why = _not_ours(path)
+    if not any(form.fullmatch(path.name) for form in (_BINARY, _ZIPAPP, _LEFTOVER)):
+        return NOT_MADE
+    why = _not_ours(path) or ("" if _is_proven(path) else UNPROVEN)
     if why:
         return why
     with _alone(path) as alone:
         return "" if alone else IN_USE
+
+
+def _is_proven(path: Path) -> bool:
+    """Whether an unpacking wrote it. A damaged runtime may have lost its stamp, its manifest or both."""
+    if _content(path / STAMP).startswith(ORIGIN.encode()):
+        return True
+    if _LEFTOVER.fullmatch(path.name):
+        return _holds_parts_only(path)
+    return _BINARY.fullmatch(path.name) is not None and _has_manifest(path)
+
+
+def _holds_parts_only(path: Path) -> bool:
+    try:
+        return set(os.listdir(path)) <= _PARTS
+    except OSError:
+        return False
+
+
+def _has_manifest(path: Path) -> bool:
+    """As `packer.payload` writes it."""
+    try:
+        said = json.loads(_content(path / MANIFEST))
+    except (ValueError, RecursionError):
+        return False
+    return (
+        isinstance(said, dict)
+        and said.keys() == {"version", "kind", "files"}
+        and isinstance(said["version"], str)
+        and said["kind"] in ("full", "slim")
+        and isinstance(said["files"], dict)
+        and path.name.startswith(f"{said['version']}-")
+    )
+
+
+def _content(path: Path) -> bytes:
+    """Of a plain file; nothing of anything else, and a pipe is not waited for."""
+    try:
+        with open(path, "rb", opener=_plainly) as file:
+            return file.read() if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else b""
+    except OSError:
+        return b""
+
+
+def _plainly(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
 def _not_ours(path: Path) -> str:
@@ -152,27 +214,24 @@ def _not_ours(path: Path) -> str:
     if stat.S_ISLNK(found.st_mode):
         return "a link, and links are not followed"
     if not stat.S_ISDIR(found.st_mode):
-        return "not made by mlxone"
+        return NOT_MADE
     return "" if found.st_uid == os.geteuid() else "it belongs to another user"
 
 
 def _runtime(path: Path) -> Runtime:
+    own = _own_path()
     return Runtime(
         path,
         Tally().folder(path),
         _origin(path),
-        own=_held_by_us(path) is not None or any(_is_same(path, own) for own in _own_paths()),
+        own=_held_by_us(path) is not None or (own is not None and _is_same(path, own)),
         leftover=_LEFTOVER.fullmatch(path.name) is not None,
     )
 
 
 def _origin(path: Path) -> str:
-    try:
-        with os.fdopen(os.open(path / STAMP, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
-            first = os.fsdecode(file.readline())
-    except OSError:
-        return ""
-    return first.removesuffix("\n").removeprefix(ORIGIN) if first.startswith(ORIGIN + "/") else ""
+    first = os.fsdecode(_content(path / STAMP).partition(b"\n")[0])
+    return first.removeprefix(ORIGIN) if first.startswith(ORIGIN + "/") else ""
 
 
 def _is_same(one: Path, other: Path) -> bool:
@@ -253,4 +312,5 @@ def _tidy(folder: Path) -> None:
     with contextlib.suppress(OSError):
         if {entry.name for entry in os.scandir(folder)} <= {LOCK}:
             (folder / LOCK).unlink(missing_ok=True)
-            folder.rmdir()
+            if folder.name == FOLDER:  # else a user named it
+                folder.rmdir()

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from mlxone.core.errors import HubError, MlxoneError, ModelNotFound, StorageError, UsageError
+from mlxone.hub import client
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _DISK_HINTS = {
@@ -41,11 +42,14 @@ def explained(repo: str, revision: str | None, file: str = "a file") -> Iterator
         raise UsageError(f"{repo!r} is not a repo id", hint="it looks like ORG/REPO") from e
     except (ValueError, ImportError) as e:  # a proxy, token or address that cannot be used
         raise HubError(
-            f"the Hub cannot be asked: {_first_line(e)}",
-            hint="check HF_TOKEN, HF_ENDPOINT and the proxy variables",
+            f"the Hub cannot be asked: {_first_line(e)}", hint=f"{client.what_to_check()}, or the token"
         ) from e
     except (OSError, http_error, errors.XetDownloadError, errors.EntryNotFoundError) as e:
         raise _explain(_cause(e), repo, revision, file) from e
+    except Exception as e:
+        if type(e).__name__ != "InvalidURL":  # the one of that library that has no base
+            raise
+        raise HubError(f"the Hub cannot be asked: {_first_line(e)}", hint=client.what_to_check()) from e
 
 
 def _cause(error: BaseException) -> BaseException:
@@ -75,8 +79,14 @@ def _explain(error: BaseException, repo: str, revision: str | None, file: str) -
     if isinstance(error, OSError) and (error.filename is not None or error.errno in _DISK_FULL):
         what = f"{error.filename or 'the download'}: {error.strerror}"
         return StorageError(what, hint=_DISK_HINTS.get(error.errno or 0, "check the disk, then try again"))
-    hub = os.environ.get("HF_ENDPOINT") or "the Hub"
-    return HubError(f"{hub} cannot be reached: {_first_line(error)}", hint="check the network and try again")
+    hub = client.shown_endpoint()
+    authorities = os.environ.get("SSL_CERT_FILE")
+    if authorities and not os.path.isfile(authorities):
+        return HubError(
+            f"{hub} cannot be reached: SSL_CERT_FILE names {authorities}, which is no file",
+            hint="correct or unset SSL_CERT_FILE",
+        )
+    return HubError(f"{hub} cannot be reached: {_first_line(error)}", hint=client.what_to_check())
 
 
 def _by_status(status: int, repo: str) -> MlxoneError:
@@ -94,5 +104,5 @@ def _by_status(status: int, repo: str) -> MlxoneError:
 
 
 def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [client.without_user(line.strip()) for line in str(error).splitlines() if line.strip()]
     return lines[0][:200] if lines else type(error).__name__

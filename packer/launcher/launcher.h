@@ -6,6 +6,7 @@
  *   place.c    the folders that may hold runtimes, and whether one can be trusted
  *   stamp.c    is the runtime there still the one that was unpacked?
  *   unpack.c   one start unpacks, the others wait; nothing half-made ever bears the runtime's name
+ *   replace.c  what has the name already and does not match its stamp gives way, no sooner than it must
  *   archive.c  zstd and tar, into a folder
  *   sweep.c    removes what was left behind: half-made, set aside, replaced by an upgrade
  *   system.c   can this system run the program at all?
@@ -35,7 +36,7 @@ bool is_cut_short(void);     /* the file is shorter than it says of itself */
 
 /* ---- place.c */
 struct place {
-    char *folder;   /* absolute; runtimes lie in folder/runtime */
+    char *folder;   /* absolute; runtimes lie in folder/runtime, and both are ours */
     bool temporary; /* the fallback, in a folder that others can write to */
     char *why;      /* why it cannot be used, once that is known */
     int runtimes;   /* descriptor of folder/runtime, -1 until it was opened */
@@ -46,7 +47,8 @@ enum { MOST_PLACES = 2 };
 size_t list_places(struct place *places);
 bool open_runtimes(struct place *place);                       /* false without `why`: it is not there yet */
 bool make_runtimes(struct place *place);                       /* false: see `why` */
-bool has_room(struct place *place, unsigned long long needed); /* false: see `why` */
+void close_runtimes(struct place *place);                      /* to look for them anew */
+bool has_room(struct place *place, unsigned long long needed); /* false: see `why`, and errno */
 bool made_by_us(const struct stat *found);                     /* ours, and nobody else may write to it */
 bool refuse(struct place *place, const char *why);             /* notes the reason; always false */
 
@@ -65,6 +67,11 @@ char *read_origin(int runtime); /* the executable that unpacked it; NULL without
 int find_runtime(struct place *place);
 int unpack_runtime(struct place *place, const struct place *instead_of);
 
+/* ---- replace.c: what bears the runtime's name and is not the runtime */
+bool can_be_replaced(struct place *place); /* false: see `why` */
+bool gives_way(struct place *place);       /* true: it is gone, as nobody ran from it */
+int put_in_place(struct place *place, const char *staged, int runtime); /* or what others put; -1: see errno */
+
 /* ---- handover.c: returns only if the program may not be started from there */
 void start_program(struct place *place, char **arguments);
 
@@ -76,6 +83,9 @@ enum unpacked unpack_archive(int folder, struct entries *entries);
 
 /* ---- sweep.c */
 void sweep(int runtimes, const char *own_path);
+void sweep_leftover(int runtimes, const char *name);
+bool set_aside(int runtimes, const char *name, char **aside); /* as a leftover; false: see errno */
+bool remove_if_free(int runtimes, const char *name);          /* false: it is still there */
 void remove_tree(int parent, const char *name);
 
 /* ---- system.c */

@@ -15,10 +15,10 @@ static void reserve_standard_streams(void) {
 }
 
 static _Noreturn void give_up(const struct place *places, size_t count) {
-    const char *first = text("%s (%s)", places[0].folder, places[0].why);
-    const char *second = count > 1 ? text(" nor %s (%s)", places[1].folder, places[1].why) : "";
-    fail(EXIT_DISK, "no place to unpack into: neither %s%s; set MLXONE_HOME to a folder of yours with %llu MB free",
-         first, second, unpacked_size() / 1000000 + 1);
+    const char *tried = text("%s (%s)", places[0].folder, places[0].why);
+    if (count > 1) tried = text("neither %s nor %s (%s)", tried, places[1].folder, places[1].why);
+    fail(EXIT_DISK, "no place to unpack into: %s; set MLXONE_HOME to a folder of yours with %llu MB free", tried,
+         unpacked_size() / 1000000 + 1);
 }
 
 int main(int count, char **arguments) {

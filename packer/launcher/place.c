@@ -1,6 +1,7 @@
 /* Where runtimes may lie: MLXONE_HOME, else ~/.cache/mlxone; and, if that cannot be used, a folder of ours
- * among the temporary ones. Whoever can write to a folder of runtimes decides what we execute, so nothing is
- * taken from one that is not ours alone, and links are not followed.
+ * among the temporary ones. Whoever can write to a folder of runtimes, or put another in its place, decides
+ * what we execute: so nothing is taken from one that is not ours alone, in a folder that is not ours, and no
+ * link to one is followed.
  *
  * `mlxone/hub/places.py` reads the environment by the same rules. */
 
@@ -73,24 +74,60 @@ static bool is_private(struct place *place) {
     return true;
 }
 
+/* Its group may write to it: with a umask of 002 that is a group of one. */
+static bool is_ours(struct place *place, int folder) {
+    struct stat found;
+    if (fstat(folder, &found) != 0) return refuse(place, strerror(errno));
+    if (found.st_uid != geteuid()) return refuse(place, "it belongs to somebody else");
+    if ((found.st_mode & S_IWOTH) != 0) return refuse(place, "anybody may write to it: chmod o-w puts that right");
+    return true;
+}
+
+/* The open folder/runtime; -1 without `why`: it is not there yet. */
+static int look_inside(struct place *place, int folder) {
+    struct stat found;
+    if (!is_ours(place, folder)) return -1;
+    int fd = openat(folder, "runtime", O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    int problem = errno;
+    if (fd >= 0 || problem == ENOENT) return fd;
+    bool other = fstatat(folder, "runtime", &found, AT_SYMLINK_NOFOLLOW) == 0 && !S_ISDIR(found.st_mode);
+    refuse(place, other ? "runtime there is not a folder" : strerror(problem));
+    return -1;
+}
+
 bool open_runtimes(struct place *place) {
     if (place->why != NULL) return false;
     if (place->runtimes >= 0) return true;
     if (place->temporary && !is_private(place)) return false;
     struct stat found;
-    char *path = text("%s/runtime", place->folder);
-    int fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-    if (fd < 0) {
-        int problem = errno;
-        if (problem == ENOENT) return false;
-        bool other = lstat(path, &found) == 0 && !S_ISDIR(found.st_mode);
-        return refuse(place, other ? "runtime there is not a folder" : strerror(problem));
-    }
-    place->runtimes = fd;
-    if (fstat(fd, &found) != 0) return refuse(place, strerror(errno));
+    int folder = open(place->folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (folder < 0) return errno == ENOENT ? false : refuse(place, strerror(errno));
+    place->runtimes = look_inside(place, folder);
+    close(folder);
+    if (place->runtimes < 0) return false;
+    if (fstat(place->runtimes, &found) != 0) return refuse(place, strerror(errno));
     if (found.st_uid != geteuid()) return refuse(place, "runtime there belongs to somebody else");
     if (!made_by_us(&found)) return refuse(place, "others may write to runtime there: chmod go-w puts that right");
     return true;
+}
+
+void close_runtimes(struct place *place) {
+    close(place->runtimes);
+    place->runtimes = -1;
+}
+
+/* Only in a folder of ours or the system's, or one that like /tmp is there for everybody: called through sudo,
+ * with the home of somebody, we shall leave no folders of root's in there. */
+static bool may_be_made(struct place *place) {
+    struct stat found;
+    char *around = text("%s", place->folder);
+    while (stat(around, &found) != 0) {
+        char *slash = strrchr(around, '/');
+        if (errno != ENOENT || strcmp(around, "/") == 0) return refuse(place, strerror(errno));
+        slash[slash == around ? 1 : 0] = '\0';
+    }
+    if (found.st_uid == geteuid() || found.st_uid == 0 || (found.st_mode & S_ISVTX) != 0) return true;
+    return refuse(place, text("%s belongs to somebody else", around));
 }
 
 /* Private, whatever the umask says. */
@@ -111,7 +148,7 @@ static bool make_folders(char *path) {
 
 bool make_runtimes(struct place *place) {
     if (open_runtimes(place)) return true;
-    if (place->why != NULL) return false;
+    if (place->why != NULL || (!place->temporary && !may_be_made(place))) return false;
     bool made = place->temporary ? make_folder(place->folder) : make_folders(place->folder);
     if (!made || (place->temporary && !is_private(place)) || !make_folder(text("%s/runtime", place->folder)))
         return place->why != NULL ? false : refuse(place, strerror(errno));
@@ -124,12 +161,17 @@ bool has_room(struct place *place, unsigned long long needed) {
     struct statvfs disk;
     if (fstatvfs(place->runtimes, &disk) != 0 || disk.f_blocks == 0) return true; /* then writing will tell */
 #ifdef ST_NOEXEC
-    if ((disk.f_flag & ST_NOEXEC) != 0) return refuse(place, "it is mounted noexec: no program may be started from it");
+    if ((disk.f_flag & ST_NOEXEC) != 0) {
+        errno = EACCES;
+        return refuse(place, "it is mounted noexec: no program may be started from it");
+    }
 #endif
     unsigned long long free_bytes = (unsigned long long)disk.f_bavail * disk.f_frsize;
     if (free_bytes >= needed) return true;
-    return refuse(place, text("%s: %llu MB needed, %llu MB free", strerror(ENOSPC), needed / 1000000 + 1,
-                              free_bytes / 1000000));
+    refuse(place, text("%s: %llu MB needed, %llu MB free", strerror(ENOSPC), needed / 1000000 + 1,
+                       free_bytes / 1000000));
+    errno = ENOSPC;
+    return false;
 }
 
 bool lock_file(int fd, int how) {

@@ -29,14 +29,15 @@ void remember(struct entries *entries, const char *path) {
     entries->paths[entries->count++] = text("%s", path);
 }
 
-/* inode size modified changed path. Of the runtime itself (".") only what renaming it leaves alone: a file
- * added at the top changes the time of its modification. NULL if there is no such thing. */
+/* size modified changed path. Nobody can set the time of the change, so it alone tells of whatever was put in
+ * place of another: inodes, and sizes of folders, would tell no more, and change with every mount of some
+ * disks (sshfs, CIFS). Of the runtime itself (".") only what renaming it leaves alone: a file added at the top
+ * changes the time of its modification. NULL if there is no such thing. */
 static char *describe(int runtime, const char *path) {
     struct stat found;
     if (fstatat(runtime, path, &found, AT_SYMLINK_NOFOLLOW) != 0) return NULL;
-    bool top = strcmp(path, ".") == 0;
-    if (top) found.st_ctim = (struct timespec){0};
-    return text("%ju %jd %jd.%09ld %jd.%09ld %s", (uintmax_t)found.st_ino, top ? 0 : (intmax_t)found.st_size,
+    if (strcmp(path, ".") == 0) found.st_ctim = (struct timespec){0};
+    return text("%jd %jd.%09ld %jd.%09ld %s", S_ISDIR(found.st_mode) ? 0 : (intmax_t)found.st_size,
                 (intmax_t)found.st_mtim.tv_sec, (long)found.st_mtim.tv_nsec, (intmax_t)found.st_ctim.tv_sec,
                 (long)found.st_ctim.tv_nsec, path);
 }
@@ -96,7 +97,7 @@ static char *next_line(char **rest) {
 
 static bool entry_holds(int runtime, const char *line) {
     const char *path = line;
-    for (int field = 0; field < 4 && path != NULL; field++) {
+    for (int field = 0; field < 3 && path != NULL; field++) {
         path = strchr(path, ' ');
         if (path != NULL) path++;
     }

@@ -1,13 +1,13 @@
 /* What earlier starts left behind: half-made runtimes, ones set aside, and versions whose executable is gone
  * or was replaced by ours. Only the holder of the unpacking lock sweeps, before it unpacks: it frees the room
- * first, and being killed while sweeping leaves the work to the next start.
+ * first, and being killed while sweeping leaves the work to the next start. Nothing is removed that need not
+ * be ours: a name of the kind that we give, and of a version also a stamp or a manifest.
  *
  * A runtime in use is locked by every program that runs from it, and is left alone. Where locking does not
  * work nobody can tell, so versions stay there, and leftovers until they are a day old. */
 
 #include "launcher.h"
 
-#include <ctype.h>
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -20,9 +20,7 @@
 
 enum { A_DAY = 24 * 60 * 60 };
 
-static const char STAGED[] = ".unpack-", ASIDE[] = ".old-";
-
-static bool begins(const char *name, const char *with) { return strncmp(name, with, strlen(with)) == 0; }
+static const char ASIDE[] = ".old-";
 
 static int open_folder(int parent, const char *name) {
     return openat(parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
@@ -45,8 +43,10 @@ static struct entries names_in(int folder) {
 
 /* Never follows a link. What cannot be removed stays: it is in nobody's way. */
 void remove_tree(int parent, const char *name) {
+    struct stat found;
     if (unlinkat(parent, name, 0) == 0 || errno == ENOENT) return;
-    fchmodat(parent, name, 0700, 0); /* a folder, as it could not be unlinked: it may have been closed to us */
+    if (fstatat(parent, name, &found, AT_SYMLINK_NOFOLLOW) != 0 || !S_ISDIR(found.st_mode)) return;
+    fchmodat(parent, name, 0700, 0); /* it may have been closed to us */
     int folder = open_folder(parent, name);
     if (folder < 0) return;
     struct entries names = names_in(folder);
@@ -59,11 +59,13 @@ void remove_tree(int parent, const char *name) {
     unlinkat(parent, name, AT_REMOVEDIR);
 }
 
-static bool set_aside(int runtimes, const char *name, char **aside) {
+bool set_aside(int runtimes, const char *name, char **aside) {
     for (int number = 0; number < 100; number++) {
         *aside = text("%s%ld-%d", ASIDE, (long)getpid(), number);
         if (renameat(runtimes, name, runtimes, *aside) == 0) return true;
+        int problem = errno;
         free(*aside);
+        errno = problem;
         if (errno != EEXIST && errno != ENOTEMPTY) break;
     }
     return false;
@@ -74,21 +76,48 @@ static bool is_free(int folder, bool leftover) {
     if (lock_file(folder, LOCK_EX | LOCK_NB)) return true;
     struct stat found;
     if (errno == EWOULDBLOCK || !leftover || fstat(folder, &found) != 0) return false;
-    return time(NULL) - found.st_mtime > A_DAY;
+    return time(NULL) - found.st_ctime > A_DAY; /* set by the rename that made it a leftover */
 }
 
-/* VERSION-HASH16: whatever is called otherwise was not made by us. */
+/* A start that only looks at it has it locked for a moment, and then waits for us. */
+static bool is_free_soon(int folder) {
+    static const struct timespec moment = {.tv_nsec = 5 * 1000 * 1000};
+    for (int tries = 0; tries < 20; tries++) {
+        if (is_free(folder, false)) return true;
+        if (errno != EWOULDBLOCK) return false;
+        nanosleep(&moment, NULL);
+    }
+    return false;
+}
+
+static bool is_hexadecimal(const char *digits) {
+    return *digits != '\0' && digits[strspn(digits, "0123456789abcdef")] == '\0';
+}
+
+/* VERSION-HASH16 */
 static bool is_runtime_name(const char *name) {
     const char *hash = strrchr(name, '-');
-    if (*name == '.' || hash == NULL || hash == name || strlen(++hash) != 16) return false;
-    while (isxdigit((unsigned char)*hash)) hash++;
-    return *hash == '\0';
+    return *name != '.' && hash != NULL && hash != name && strlen(hash + 1) == 16 && is_hexadecimal(hash + 1);
 }
 
-/* Without a stamp its own executable would unpack anew as well. */
+/* .unpack-PID-HEX and .old-PID-HEX; `mlxone uninstall` makes the latter, too. */
+static bool is_leftover_name(const char *name) {
+    static const char *const kinds[] = {".unpack-", ASIDE};
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
+        if (strncmp(name, kinds[i], strlen(kinds[i])) != 0) continue;
+        const char *process = name + strlen(kinds[i]), *rest = process + strspn(process, "0123456789");
+        return rest != process && *rest == '-' && is_hexadecimal(rest + 1);
+    }
+    return false;
+}
+
+/* Without a stamp its own executable would unpack it anew as well, if it is a runtime at all. */
 static bool is_replaced(int folder, const char *own_path) {
+    struct stat manifest;
     char *origin = read_origin(folder);
-    return origin == NULL || strcmp(origin, own_path) == 0 || (access(origin, F_OK) != 0 && errno == ENOENT);
+    if (origin == NULL)
+        return fstatat(folder, "manifest.json", &manifest, AT_SYMLINK_NOFOLLOW) == 0 && S_ISREG(manifest.st_mode);
+    return strcmp(origin, own_path) == 0 || (access(origin, F_OK) != 0 && errno == ENOENT);
 }
 
 static void sweep_version(int runtimes, const char *name, const char *own_path) {
@@ -100,21 +129,25 @@ static void sweep_version(int runtimes, const char *name, const char *own_path) 
     close(folder);
 }
 
-static void sweep_leftover(int runtimes, const char *name) {
+void sweep_leftover(int runtimes, const char *name) {
     int folder = open_folder(runtimes, name);
     if (folder < 0 || is_free(folder, true)) remove_tree(runtimes, name);
     if (folder >= 0) close(folder);
 }
 
-/* The runtime of our own name is here only because it is damaged. It has to give way even if it is in use:
- * set aside, it still serves the programs that run from it. */
+bool remove_if_free(int runtimes, const char *name) {
+    struct stat found;
+    int folder = open_folder(runtimes, name);
+    if (folder < 0 || is_free_soon(folder)) remove_tree(runtimes, name);
+    if (folder >= 0) close(folder);
+    return fstatat(runtimes, name, &found, AT_SYMLINK_NOFOLLOW) != 0 && errno == ENOENT;
+}
+
 void sweep(int runtimes, const char *own_path) {
-    char *aside;
-    if (set_aside(runtimes, RUNTIME_NAME, &aside)) sweep_leftover(runtimes, aside);
     struct entries names = names_in(runtimes);
     for (size_t i = 0; i < names.count; i++) {
         const char *name = names.paths[i];
-        if (begins(name, STAGED) || begins(name, ASIDE)) sweep_leftover(runtimes, name);
-        else if (is_runtime_name(name)) sweep_version(runtimes, name, own_path);
+        if (is_leftover_name(name)) sweep_leftover(runtimes, name);
+        else if (strcmp(name, RUNTIME_NAME) != 0 && is_runtime_name(name)) sweep_version(runtimes, name, own_path);
     }
 }

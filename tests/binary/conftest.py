@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,10 +46,11 @@ def owner() -> Iterator[Owner]:
 
 @pytest.fixture(scope="session")
 def _may_have_roots() -> None:
-    """Where empty roots are forbidden the proofs that need one are left out, but never by accident in CI."""
+    """Where there are no empty roots the proofs that need one are left out, but never by accident in CI:
+    of Linux it is known that it can."""
     if why := refusal():
-        leave_out = pytest.fail if os.environ.get("CI") else pytest.skip
-        leave_out(f"no user namespaces here: {why}")
+        leave_out = pytest.fail if os.environ.get("CI") and sys.platform == "linux" else pytest.skip
+        leave_out(f"no empty root: {why}")
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """A root folder with the C library and nothing else, and programs in it: no shell, no Python, no /etc.
 
 Whoever runs in there is an ordinary user of a machine without a network (jail.py). /proc is there if wanted.
+Only Linux has such roots (`refusal`), but this module can be imported on every system.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from tests.binary import jail
 
@@ -102,18 +105,26 @@ class EmptyRoot:
 FOLDERS = ("/proc", "/dev", "/tmp", "/opt")
 
 
+def tool(name: str) -> str:
+    """A program of this machine. Missing is a failure and not a skip, as with the compiler."""
+    path = shutil.which(name)
+    if path is None:
+        pytest.fail(f"there is no {name} here: CONTRIBUTING.md lists what these proofs need", pytrace=False)
+    return path
+
+
 def beside(pid: int, *argv: str) -> Said:
     """Runs a program of this machine in the network of a program in an empty root."""
-    path = shutil.which(argv[0])
-    assert path, f"there is no {argv[0]} on this machine"
-    wish = {"join": pid, "path": path, "argv": argv, "env": {"PATH": os.defpath}}
+    wish = {"join": pid, "path": tool(argv[0]), "argv": argv, "env": {"PATH": os.defpath}}
     return _end(_begin(wish, subprocess.DEVNULL))
 
 
 def refusal() -> str:
     """Why there can be no empty root on this machine; nothing where there can."""
-    said = _end(_begin({"root": "/", "path": "/bin/true", "argv": ["true"], "env": {}}, subprocess.DEVNULL))
-    return said.err.strip() if said.code == jail.REFUSED else ""
+    if sys.platform != "linux":
+        return "only Linux has namespaces"
+    said = _end(_begin({"root": "/", "path": tool("true"), "argv": ["true"], "env": {}}, subprocess.DEVNULL))
+    return f"no user namespaces here: {said.err.strip()}" if said.code == jail.REFUSED else ""
 
 
 def c_library_folder() -> str:

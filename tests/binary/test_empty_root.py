@@ -136,10 +136,9 @@ def only_ours(pid: int, root: EmptyRoot, *needed: str) -> None:
     code = {line.split(maxsplit=5)[5] for line in lines if line.count("/") and " r-xp " in line}
     ours = {file for file in code if file.startswith(str(root.at(PLACE)))}
     assert all(any(word in file for file in ours) for word in needed), code
-    assert {Path(file).parent for file in code - ours} <= {root.at(place) for place in LIBRARIES}, code
-
-
-LIBRARIES = sorted({str(Path(place).parent) for place in EmptyRoot.libraries()})
+    assert {Path(file).parent for file in code - ours} <= {
+        root.at(place).parent for place in root.libraries()
+    }, code
 
 
 # Where the file lies, and how it is called -----------------------------------------------------------

@@ -6,9 +6,13 @@ import hashlib
 import json
 import os
 import stat
+import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from tests.binary import elf_paths
 from tests.binary.empty_root import Said
 from tests.binary.shipped import ROOT, Owner, Shipped
 
@@ -66,6 +70,16 @@ def test_the_full_one_is_the_slim_one_and_the_starter(full: Shipped, slim: Shipp
     more = {name for name in set(files) ^ set(fewer) if not name.startswith("_internal/mlxone_starter/")}
     assert more == set()
     assert {name for name in fewer if files[name] != fewer[name]} <= {"_internal/mlxone/build.json"}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="of ELF files, which only Linux has")
+def test_every_library_looks_for_others_beside_itself_alone(full: Shipped):
+    """A fixed folder of the builder's machine would be somebody else's on another."""
+    files = [path for path in full.tree.rglob("*") if path.is_file() and not path.is_symlink()]
+    searched = {str(p.relative_to(full.tree)): elf_paths.searched(p) for p in files if elf_paths.is_elf(p)}
+    assert any(searched.values()), "no library says where it looks: this reads them wrongly"
+    strange = {name: [f for f in found if not f.startswith("$ORIGIN")] for name, found in searched.items()}
+    assert {name: found for name, found in strange.items() if found} == {}
 
 
 def test_nothing_inside_names_the_machine_it_was_built_on(full: Shipped):

@@ -136,7 +136,7 @@ def test_killed_while_it_unpacks_the_next_start_works() -> None:
     assert (code, err) == (0, "")
     assert out.startswith("mlxone ")
     [runtime] = runtimes()
-    assert runtime.suffix != ".tmp"
+    assert not runtime.name.startswith(".")
 
 
 def _files(folders: list[Path]) -> Iterator[Path] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from mlxone.cli.completion_scripts import SCRIPTS
 from mlxone.cli.group import HIDDEN, VERBS
 from mlxone.hub.registry import Registry
 from tests.cli.shelf import cached
+from tests.hub.shelves import model
 
 
 def needs(shell: str) -> pytest.MarkDecorator:
@@ -100,76 +102,75 @@ def test_the_script_is_a_script(place, name, check):
 
 BREAKS = " \t\n\"'@><=;|&(:"
 BASH = """
-. "$1"; shift
-COMP_WORDBREAKS=$1; shift
-COMP_WORDS=("$@")
-COMP_CWORD=$(( $# - 1 ))
-_mlxone "$1"
+. "$1"
+COMP_LINE=$2 COMP_POINT=${#2}
+_mlxone mlxone "$3"
 (( ${#COMPREPLY[@]} )) && printf '%s\\n' "${COMPREPLY[@]}" || true
 """
 
 
-def in_bash(place: Path, *words: str, breaks: str = BREAKS) -> list[str]:
-    command = ["bash", "--norc", "-c", BASH, "bash", str(place.parent / "bash"), breaks, *words]
+def in_bash(place: Path, line: str, breaks: str = BREAKS) -> list[str]:
+    """What is put in the place of the word that readline takes to be at the end of the line."""
+    replaced = re.split(f"[{re.escape(breaks)}]", line)[-1]
+    command = ["bash", "--norc", "-c", BASH, "bash", str(place.parent / "bash"), line, replaced]
     return shell(command, place).splitlines()
 
 
 def test_bash_completes_verbs_but_none_that_is_hidden(place):
-    assert in_bash(place, "mlxone", "") == list(VERBS)
-    assert in_bash(place, "mlxone", next(iter(HIDDEN))) == []
+    assert in_bash(place, "mlxone ") == list(VERBS)
+    assert in_bash(place, f"mlxone {next(iter(HIDDEN))}") == []
 
 
 def test_bash_completes_flags_and_choices(place):
-    assert in_bash(place, "mlxone", "gc", "--y") == ["--yes"]
-    assert in_bash(place, "mlxone", "ls", "--sort", "re") == ["recent"]
+    assert in_bash(place, "mlxone gc --y") == ["--yes"]
+    assert in_bash(place, "mlxone ls --sort re") == ["recent"]
 
 
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["get", "gemma4", ":", "12"], ["12b"]),
-        (["get", "gemma4", ":"], ["12b", "26b", "31b", "e2b", "e4b"]),
-        (["ls", "--sort", "=", "na"], ["name"]),
-        (["ls", "--sort", "="], ["context", "name", "params", "recent", "size"]),
-        (["show", "org/a", "@", "b"], ["b"]),
-        (["serve", "--model", "=", "org/a", "@"], ["b"]),
+        ("get gemma4:12", ["12b"]),
+        ("get gemma4:", ["12b", "26b", "31b", "e2b", "e4b"]),
+        ("ls --sort=na", ["name"]),
+        ("ls --sort=", ["context", "name", "params", "recent", "size"]),
+        ("show org/a@b", ["b"]),
+        ("serve --model=org/a@", ["b"]),
     ],
 )
 def test_bash_takes_words_apart_that_are_one_for_us(place, words, expected):
     cached("org/a@b", "Qwen3.5-4B")
     Registry().scan()
-    assert sorted(in_bash(place, "mlxone", *words)) == expected
+    assert sorted(in_bash(place, f"mlxone {words}")) == expected
 
 
 def test_bash_may_have_been_told_not_to(place):
-    assert in_bash(place, "mlxone", "get", "gemma4:12", breaks=" \t\n") == ["gemma4:12b"]
+    assert in_bash(place, "mlxone get gemma4:12", breaks=" \t\n") == ["gemma4:12b"]
+
+
+@pytest.mark.parametrize("before", ["run Summarise: ", "run x = ", "run '' @ ", "run 'a b:' ", "run a\\ b= "])
+def test_only_words_that_touch_are_one(place, before):
+    assert in_bash(place, f"mlxone {before}--js") == ["--json"]
 
 
 def test_bash_starts_the_program_that_stands_on_the_line(place):
-    assert in_bash(place, "../bin/mlxone", "ser") == ["serve"]
-    assert in_bash(place, "no-such-program", "ser") == []
+    assert in_bash(place, "../bin/mlxone ser") == ["serve"]
+    assert in_bash(place, "no-such-program ser") == []
 
 
 def test_bash_leaves_files_to_bash(place):
-    assert in_bash(place, "mlxone", "run", "--file", "no") == []
+    assert in_bash(place, "mlxone run --file no") == []
 
 
-def test_bash_in_quotes(place):
-    assert in_bash(place, "mlxone", "run", '"star') == ["starter"]
-    assert in_bash(place, "mlxone", "get", '"gemma4:12') == ["gemma4:12b"]
-
-
-def test_the_interactive_bash_completes_files_folders_and_models(place):
-    """Through readline: TAB behind the words, then the line is printed and not run."""
+def in_readline(place: Path, *lines: str) -> list[str]:
+    """Each line after a TAB behind it, as a person would see it in an interactive bash. None is run."""
     import pty
 
-    lines = {
-        "mlxone run --file no": "mlxone run --file notes.md",
-        "mlxone run --file=no": "mlxone run --file=notes.md",
-        "mlxone ls --model-dir a": "mlxone ls --model-dir a\\ folder/",
-        "mlxone get gemma4:1": "mlxone get gemma4:12b",
-        "mlxone run ./no": "mlxone run ./notes.md",
-    }
+    seen = place.parent / "seen"
+    seen.touch()
+    note = f"""_note() {{ printf '%s\\n' "$READLINE_LINE" >> '{seen}'; READLINE_LINE= READLINE_POINT=0; }}"""
+    setup = f"""bind 'set enable-bracketed-paste off'; . '{place.parent / "bash"}'; {note}
+bind -x '"\\C-]x": _note'
+"""
     environ = {
         **os.environ,
         "PATH": f"{place.parent / 'bin'}{os.pathsep}{os.environ['PATH']}",
@@ -184,21 +185,91 @@ def test_the_interactive_bash_completes_files_folders_and_models(place):
         os.close(inner)
         watchdog = threading.Timer(60, process.kill)  # a shell that waits for an answer would wait for ever
         watchdog.start()
-        typed = "".join(f"{line}\t\x01echo 'got: \x05'\n" for line in lines)
-        setup = f"bind 'set enable-bracketed-paste off'; . '{place.parent / 'bash'}'\n"
-        os.write(outer, f"{setup}{typed}exit\n".encode())
-        said = b""
+        typed = "".join(f"{line}\t\x1dx" for line in lines)
+        os.write(outer, f"{setup}{typed}\nexit\n".encode())
         try:
-            while piece := os.read(outer, 65536):
-                said += piece
+            while os.read(outer, 65536):
+                pass
         except OSError:  # how a terminal says that the other end is gone
             pass
         watchdog.cancel()
     os.close(outer)
-    got = [
-        line.removeprefix("got: ").strip() for line in said.decode().splitlines() if line.startswith("got: ")
-    ]
-    assert got == list(lines.values())
+    return [line.rstrip() for line in seen.read_text().splitlines()]
+
+
+def test_the_interactive_bash_completes_files_folders_and_models(place):
+    lines = {
+        "mlxone run --file no": "mlxone run --file notes.md",
+        "mlxone run --file=no": "mlxone run --file=notes.md",
+        "mlxone ls --model-dir a": "mlxone ls --model-dir a\\ folder/",
+        "mlxone get gemma4:1": "mlxone get gemma4:12b",
+        "mlxone run ./no": "mlxone run ./notes.md",
+    }
+    assert in_readline(place, *lines) == list(lines.values())
+
+
+STRANGE = (
+    "d$(touch pwned)",
+    "e`touch pwned`",
+    "f$HOME",
+    "g'h",
+    'i"j',
+    "k l",
+    "m!n",
+    "o;p&q|r",
+    "s*t",
+    "u\\v",
+)
+
+
+@pytest.fixture
+def strange_models(home: Path) -> None:
+    for name in STRANGE:
+        model(home / ".lmstudio" / "models" / "org" / name)
+    Registry().scan()
+
+
+@pytest.mark.parametrize("quote", ["", '"', "'"])
+def test_what_is_put_into_the_line_is_a_name_and_runs_nothing(place, strange_models, quote):
+    """Bash itself reads each completed line again: the word is the model's name, and that is all."""
+    lines = in_readline(place, *(f"mlxone show {quote}org/{name[0]}" for name in STRANGE))
+    assert len(lines) == len(STRANGE)
+    for name, line in zip(STRANGE, lines, strict=True):
+        assert line.startswith(f"mlxone show {quote}org/")
+        script = f"mlxone() {{ printf '%s,' \"$@\"; }}; {line}"
+        read = subprocess.run(["bash", "-c", script], capture_output=True, text=True, cwd=place, check=False)
+        assert (read.stdout, read.stderr) == (f"show,org/{name},", ""), line
+    assert not (place / "pwned").exists()
+
+
+def test_in_quotes_only_what_they_leave_a_meaning_is_escaped(place, strange_models):
+    lines = {
+        'mlxone show "org/d': 'mlxone show "org/d\\$(touch pwned)"',
+        'mlxone show "org/k l': 'mlxone show "org/k l"',
+        'mlxone show "org/m': """mlxone show "org/m"'!'"n\"""",  # else a step of the history
+        "mlxone show 'org/d": "mlxone show 'org/d$(touch pwned)'",
+        "mlxone show 'org/g": "mlxone show 'org/g'\\''h'",
+        'mlxone serve --model="org/e': 'mlxone serve --model="org/e\\`touch pwned\\`"',
+        'mlxone show org/"d': 'mlxone show org/"d\\$(touch pwned)"',
+        'mlxone get "gemma4:12': 'mlxone get "gemma4:12b"',
+        'mlxone run "star': 'mlxone run "starter"',
+    }
+    assert in_readline(place, *lines) == list(lines.values())
+
+
+def test_a_word_is_completed_as_the_shell_will_read_it(place, strange_models):
+    lines = {
+        "mlxone show org/k\\ ": "mlxone show org/k\\ l",
+        "mlxone show org/k\\": "mlxone show org/k\\ l",
+        "mlxone show org/g\\'": "mlxone show org/g\\'h",
+        'mlxone show "org/i\\"': 'mlxone show "org/i\\"j"',
+        'mlxone show "org/u\\\\': 'mlxone show "org/u\\\\v"',
+        "mlxone show 'org/u\\": "mlxone show 'org/u\\v'",
+        "mlxone get gemma4\\:12": "mlxone get gemma4:12b",
+        "mlxone run org/k\\ l --js": "mlxone run org/k\\ l --json",
+        "mlxone run Summarise: --js": "mlxone run Summarise: --json",
+    }
+    assert in_readline(place, *lines) == list(lines.values())
 
 
 # zsh: the functions that draw are replaced by ones that print.
@@ -265,6 +336,16 @@ def test_fish_completes_verbs_flags_and_models(place):
     assert in_fish(place, "mlxone rm ") == ["starter"]
     assert in_fish(place, "mlxone get gemma4:1")[0].startswith("gemma4:12b\t")
     assert in_fish(place, "mlxone serve --port ") == []
+
+
+@needs("fish")
+def test_fish_completes_a_word_as_it_will_read_it(place, home):
+    model(home / ".lmstudio" / "models" / "org" / "k l")
+    Registry().scan()
+    for word in ("org/k\\\\ ", "org/k\\\\ l", '"org/k ', "--model=org/k\\\\ ", '--model="org/k'):
+        assert in_fish(place, f"mlxone serve {word}") == [f"{'--model=' * word.startswith('--')}org/k l"]
+    assert in_fish(place, 'mlxone run --file "n') == ["notes.md"]
+    assert in_fish(place, "mlxone run --file a\\\\ fol") == ["a folder/"]
 
 
 @needs("fish")

@@ -166,7 +166,9 @@ def test_a_home_that_cannot_be(run, home: Path, monkeypatch: pytest.MonkeyPatch)
     result = run("--offline")
     assert result.code == 1
     assert re.search(
-        r"^fail\thome\t.*file is not a folder\tmake it writable, or set MLXONE_HOME", result.out, re.M
+        r"^fail\thome\t.*file is not a folder\tmake it readable and writable, or set MLXONE_HOME",
+        result.out,
+        re.M,
     )
 
 

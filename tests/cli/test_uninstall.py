@@ -10,17 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from mlxone.cli import terminal
+from mlxone.cli import completion, terminal
 from mlxone.core import about
-from mlxone.hub import leaving, places, runtimes
+from mlxone.hub import in_use, leaving, own_state, places, runtimes
 from tests.cli.shelf import refreshed
-from tests.hub.unpacked import BYTES, NAME, ZIPAPP, folder, held, unpacked
+from tests.hub.unpacked import BYTES, NAME, ZIPAPP, folder, held, running_from, unpacked
 
 
 @pytest.fixture(autouse=True)
 def temporary(tmp_path, monkeypatch):
     (tmp_path / "tmp").mkdir()
     monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    monkeypatch.setattr(leaving, "SYSTEM_UNITS", tmp_path / "units")
 
 
 @pytest.fixture
@@ -136,7 +137,113 @@ def test_all_takes_our_own_state_and_names_it_first(typed):
     assert (result.code, kept.exists(), mine.read_text()) == (0, False, "mine")
     assert f"\n  {kept}\n" in result.err
     assert result.out.startswith("8 B came free\n")
-    assert f"stays: others: {places.home()}: 1 thing that mlxone did not make" in result.out
+    assert f"stays: others: {places.home()}: 1 thing that mlxone did not make: notes.txt\n" in result.out
+
+
+def test_a_history_that_is_not_ours_stays_and_is_named(mlxone):
+    kept = history()
+    kept.write_text("ls -l\n")
+    result = mlxone("uninstall", "--all", "--yes")
+    assert (result.code, kept.read_text()) == (0, "ls -l\n")
+    assert "1 thing that mlxone did not make: history\n" in result.out
+
+
+def test_of_many_strangers_some_are_named(mlxone):
+    places.home().mkdir()
+    for name in "gfedcba":
+        (places.home() / name).touch()
+    said = "7 things that mlxone did not make: a, b, c, d, e, …\n"
+    assert said in mlxone("uninstall", "--all", "--yes").out
+
+
+def test_what_a_running_mlxone_has_open_stays(mlxone, tmp_path):
+    kept = history()
+    with in_use.in_use(tmp_path / "model", what="serve"):
+        result = mlxone("uninstall", "--all", "--yes")
+    assert (result.code, kept.exists()) == (9, True)
+    assert f"{places.home()}: history: in use by `mlxone serve` (process {os.getpid()})" in result.err
+    assert own_state.END_IT in result.err
+    assert "came free" not in result.out and "nothing that" not in result.out
+
+
+@pytest.fixture
+def sealed(monkeypatch):
+    """A home of mode 0300: for root, who runs tests too, that would change nothing."""
+    real = os.listdir
+
+    def listdir(path):
+        if Path(path) == places.home():
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "listdir", listdir)
+    return f"{places.home()}: it cannot be listed: Permission denied"
+
+
+def test_a_home_that_cannot_be_listed_is_a_problem_for_all(mlxone, sealed):
+    kept, runtime = history(), unpacked()
+    result = mlxone("uninstall", "--all", "--yes")
+    assert (result.code, kept.exists(), runtime.exists()) == (9, True, False)
+    assert f"{sealed} (the rest was deleted)" in result.err
+    result = mlxone("uninstall", "--all", "--yes")
+    assert (result.code, "nothing that" in result.out, sealed in result.err) == (9, False, True)
+    stays = json.loads(mlxone("uninstall", "--all", "--json").out)["stays"]
+    [state] = [rest for rest in stays if rest["failed"]]
+    assert (state["kind"], state["path"]) == (leaving.STATE, str(places.home()))
+
+
+def test_and_without_all_only_told(mlxone, sealed):
+    history()
+    result = mlxone("uninstall", "--yes")
+    assert (result.code, result.err) == (0, "")
+    assert f"stays: state: {sealed}\n" in result.out
+
+
+def test_what_completion_told_to_install_is_told(mlxone, home, tmp_path):
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "mlxone").write_text("#!/bin/sh\necho script\n")
+    (tmp_path / "bin" / "mlxone").chmod(0o755)
+    (home / ".config" / "fish" / "completions").mkdir(parents=True)
+    told = [line.strip().partition(": ") for line in completion.command.help.splitlines()]
+    lines = {shell: line for shell, _, line in told if shell in ("bash", "zsh", "fish")}
+    environment = {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "HOME": str(home)}
+    assert len(lines) == 3
+    for line in lines.values():
+        subprocess.run(["sh", "-c", line], env=environment, check=True)
+    out = mlxone("uninstall").out
+    for shell in ("bash", "zsh"):
+        line = f"delete the line with `mlxone completion {shell}` from it"
+        assert f"stays: completion: {home}/.{shell}rc: {line}\n" in out
+    script = home / ".config" / "fish" / "completions" / "mlxone.fish"
+    assert f"stays: completion: {script}: `rm {script}` deletes it\n" in out
+
+
+@pytest.mark.parametrize("content", [None, b"", b"# mlxone completion bash\n", b"alias m=mlxone\xff\n"])
+def test_shell_settings_without_it_are_not(mlxone, home, content):
+    rc = home / ".bashrc"
+    if content is None:
+        os.mkfifo(rc)  # which nobody waits for
+    else:
+        rc.write_bytes(content)
+    result = mlxone("uninstall")
+    assert (result.code, "completion" in result.out) == (0, False)
+
+
+def test_services_are_told_with_the_lines_that_end_them(mlxone, home, tmp_path):
+    system, own = tmp_path / "units", home / ".config" / "systemd" / "user"
+    for place in (system, own):
+        place.mkdir(parents=True)
+        (place / "mlxone.service").touch()
+        (place / "other.service").touch()
+    services = [line for line in mlxone("uninstall").out.splitlines() if ": service: " in line]
+    unit = f"{system}/mlxone.service"
+    assert services == [
+        f"stays: service: {unit}: `sudo systemctl disable --now mlxone && sudo rm {unit} && "
+        "sudo systemctl daemon-reload` ends and deletes it",
+        f"stays: service: {own}/mlxone.service: `systemctl --user disable --now mlxone && "
+        f"rm {own}/mlxone.service && systemctl --user daemon-reload` ends and deletes it",
+    ]
+    assert (own / "mlxone.service").exists() and (system / "mlxone.service").exists()
 
 
 def test_one_in_use_stays_the_others_go_and_the_code_says_so(mlxone):
@@ -146,6 +253,15 @@ def test_one_in_use_stays_the_others_go_and_the_code_says_so(mlxone):
     assert (result.code, busy.exists(), idle.exists()) == (9, True, False)
     assert f"{busy}: {runtimes.IN_USE} (the rest was deleted)" in result.err
     assert "stays: unpacked" not in result.out
+
+
+def test_the_only_one_in_use_is_not_nothing(mlxone):
+    busy = unpacked()
+    with held(busy):
+        result = mlxone("uninstall")
+    assert (result.code, busy.exists()) == (9, True)
+    assert "nothing that" not in result.out and "came free" not in result.out
+    assert f"{busy}: another mlxone runs from it: end it, then run `mlxone uninstall` again\n" in result.err
 
 
 def test_a_disk_that_refuses_is_named(mlxone, monkeypatch):
@@ -186,15 +302,17 @@ def test_json_with_yes_is_the_result(mlxone):
     with held(busy):
         result = mlxone("uninstall", "--json", "--yes", "--all")
     said = json.loads(result.out)
-    assert (result.code, said["deleted"], said["state"]) == (9, True, [str(kept)])
+    assert (result.code, said["deleted"], said["state"], kept.exists()) == (9, True, [], True)
     assert said["freed_bytes"] == said["bytes"]
-    assert said["problems"] == [f"{busy}: {runtimes.IN_USE}"]
+    state = f"{places.home()}: history: another mlxone runs: {own_state.END_IT}"
+    assert said["problems"] == [f"{busy}: {runtimes.IN_USE}", state]
     assert said["stays"][0] == {
         "kind": leaving.RUNTIME,
         "path": str(busy),
         "bytes": 0,
         "way": runtimes.IN_USE,
         "in_use": True,
+        "failed": False,
     }
 
 
@@ -202,8 +320,9 @@ def test_json_with_yes_is_the_result(mlxone):
 SAWN_OFF = """
 import sys
 from pathlib import Path
+from mlxone.core import about
 from mlxone.hub import runtimes
-runtimes.PACKAGE = Path(sys.argv.pop(1))
+about.PACKAGE = Path(sys.argv.pop(1))
 remove = runtimes._remove
 
 class Gone:
@@ -229,8 +348,10 @@ sys.exit(main())
     ("flags", "code"),
     [(["--yes"], 0), (["--yes", "--json"], 0), (["--yes", "--all"], 0), (["--yes", "--verbose"], 9)],
 )
-def test_nothing_is_imported_when_our_own_files_are_gone(flags, code):
+def test_nothing_is_imported_when_our_own_files_are_gone(flags, code, monkeypatch):
     own = unpacked()
+    with monkeypatch.context() as patch:
+        running_from(own, patch)
     unpacked(ZIPAPP)
     history()
     how = ["broken"] if code else []

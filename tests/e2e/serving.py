@@ -1,7 +1,8 @@
 """Real servers for the proofs: in this process on a thread of their own, or as the program that users start.
 
 `MLXONE_BINARY` names the program (the packed one, say); by itself it is this interpreter's `-m mlxone`.
-With it `offer` starts that program, too, where it is quicker in this process otherwise.
+With it `offer` starts that program, too, where it is quicker in this process otherwise; and a test that looks
+inside, by `serve`, is left out: it would prove the sources once more and not the program.
 Clients here are raw sockets where the bytes are the point. Nothing sleeps to wait: `until` asks again.
 """
 
@@ -28,7 +29,6 @@ from typing import Any
 import pytest
 
 import mlxone
-from mlxone.server.limits import Limits
 from mlxone.server.serving import Serving
 from mlxone.service.model import Model
 from tests.engine import tiny
@@ -151,6 +151,20 @@ class Asks:
     def until_idle(self) -> None:
         until(lambda: self.rows == (0, 0), "the end of all rows")
 
+    @property
+    def metrics(self) -> dict[str, int]:
+        """The server's own counts by name and labels; whoever asks for them is among them."""
+        lines = self.ask("GET", "/metrics").body.decode().splitlines()
+        counts = (
+            line.removeprefix("mlxone_http_").rsplit(" ", 1) for line in lines if "mlxone_http_" in line
+        )
+        return {name: int(count) for name, count in counts if not name.startswith("# ")}
+
+    def until_alone(self) -> None:
+        """Until nobody is connected and nothing is answered but the question whether that is so."""
+        alone = {"requests_running": 1, "connections": 1}
+        until(lambda: alone.items() <= self.metrics.items(), "the end of all connections and requests")
+
 
 def reset(sock: socket.socket) -> None:
     """Gone without a goodbye: the other side gets an RST."""
@@ -186,28 +200,23 @@ class Here(Asks):
         return self.serving.counters.connections()
 
 
+def serve(*models: str | Path, **options: Any) -> contextlib.AbstractContextManager[Here]:
+    """A server that a test looks into."""
+    if os.environ.get("MLXONE_BINARY"):
+        pytest.skip("looks into a server in this process; MLXONE_BINARY names another program")
+    return _serve(*models, **options)
+
+
+OF_THE_SERVER = {"uds", "limits", "api_keys", "grace", "allowed_origins", "allowed_hosts"}
+
+
 @contextlib.contextmanager
-def serve(
-    *models: str | Path,
-    uds: Path | None = None,
-    limits: Limits | None = None,
-    api_keys: Sequence[str] = (),
-    grace: float = 5.0,
-    allowed_origins: Sequence[str] = (),
-    allowed_hosts: Sequence[str] = (),
-    **options: Any,
-) -> Iterator[Here]:
+def _serve(*models: str | Path, **options: Any) -> Iterator[Here]:
+    of_server = {name: options.pop(name) for name in OF_THE_SERVER & options.keys()}
+    if "uds" in of_server:
+        of_server["uds"] = str(of_server["uds"])
     context = mlxone.load_context(*models, **options)
-    with mlxone.create_server(
-        context,
-        port=0,
-        uds=None if uds is None else str(uds),
-        limits=limits,
-        api_keys=api_keys,
-        grace=grace,
-        allowed_origins=allowed_origins,
-        allowed_hosts=allowed_hosts,
-    ) as serving:
+    with mlxone.create_server(context, port=0, **({"grace": 5.0} | of_server)) as serving:
         yield Here(serving)
 
 
@@ -250,6 +259,17 @@ class Theatre:
         assert self._may_go.wait(PATIENCE), "nobody let the model go on"
         if self.failing:
             raise self.failing.pop(0)
+
+
+def write_endless(folder: Path) -> Path:
+    """A real model whose answers never end by themselves: it has no token that says so."""
+    config = {"bos_token": "<s>", "chat_template": "{% for m in messages %}{{ m.content }}{% endfor %}"}
+    return rig.write_folder(folder, LONG_CONFIG, tokenizer_config=config)
+
+
+def told(folder: Path, prompt: str, count: int) -> str:
+    """What the library answers with this model."""
+    return "".join(token.text for token in mlxone.generate(mlxone.load(folder), prompt, max_tokens=count))
 
 
 def recited(prompt: str, count: int) -> str:
@@ -346,7 +366,7 @@ ONCE_EACH = {"folders": "model-dir", "api_keys": "api-key"}  # what is a list he
 def offer(*models: str | Path, **options: Any) -> Iterator[Asks]:
     """A server of which a test only sees the answers: in this process, or the program MLXONE_BINARY names."""
     if not os.environ.get("MLXONE_BINARY"):
-        with serve(*models, **options) as here:
+        with _serve(*models, **options) as here:
             yield here
         return
     cache = {"HF_HUB_CACHE": os.environ["HF_HUB_CACHE"]}

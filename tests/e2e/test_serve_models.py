@@ -12,7 +12,7 @@ import mlxone
 from mlxone.fitting.work import Work
 from mlxone.hub.snapshots import STARTER_REPO
 from mlxone.service.admission import SHORTEST, _case
-from tests.e2e.serving import CHAT, PATIENCE, Asks, Theatre, chat, offer, request_bytes, serve, until
+from tests.e2e.serving import CHAT, Asks, chat, offer, request_bytes, told, until, write_endless
 from tests.engine import tiny
 from tests.service.rig import write_folder
 
@@ -67,8 +67,7 @@ def test_a_model_is_loaded_when_it_is_asked_for(folder: Path):
         assert loaded(server) == [] and listed(server) == {"a": False, "b": False, "c": False}
         for name in "ab":
             answer = server.chat("Hello", model=name, max_tokens=8)
-            tokens = mlxone.generate(mlxone.load(folder / name), "Hello", max_tokens=8)
-            assert (answer.json["model"], answer.text) == (name, "".join(token.text for token in tokens))
+            assert (answer.json["model"], answer.text) == (name, told(folder / name, "Hello", 8))
         assert loaded(server) == ["a", "b"] and listed(server) == {"a": True, "b": True, "c": False}
         assert server.ask("GET", "/v1/models/b").json["loaded"] is True
 
@@ -181,15 +180,13 @@ def test_managing_where_it_is_allowed(folder: Path):
         assert server.chat(model="a").status == 200
 
 
-def test_a_model_at_work_is_not_unloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    theatre = Theatre(tmp_path, monkeypatch)
-    with serve(theatre.model, allow_manage=True) as server, server.connect() as sock:
-        theatre.at_work.clear()  # it has warmed up
+def test_a_model_at_work_is_not_unloaded(tmp_path: Path):
+    with offer(write_endless(tmp_path / "endless"), allow_manage=True) as server, server.connect() as sock:
         sock.sendall(request_bytes("POST", CHAT, chat(stream=True, max_tokens=None)))
-        assert theatre.at_work.wait(PATIENCE)
-        answer = server.ask("POST", "/v1/models/unload", {"model": "scripted"})
+        until(lambda: server.rows == (1, 0), "the beginning of its work")
+        answer = server.ask("POST", "/v1/models/unload", {"model": "endless"})
         assert (answer.status, answer.error["type"]) == (429, "rate_limit_error")
-        assert loaded(server) == ["scripted"]
+        assert loaded(server) == ["endless"]
 
 
 def test_an_idle_model_is_unloaded_and_comes_back(folder: Path):

@@ -18,7 +18,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 import mlxone
 from mlxone.core.words import ChatRequest, Message
 from mlxone.service.answer import prompt_ids
-from tests.e2e.serving import LONG_CONFIG, PATIENCE, Asks, Theatre, offer, recited, serve
+from tests.e2e.serving import LONG_CONFIG, PATIENCE, Asks, offer, told, write_endless
 from tests.service.rig import write_folder
 
 HELLO: Any = [{"role": "user", "content": "Hello there"}]
@@ -297,21 +297,18 @@ def test_keys_become_the_clients_own_errors(folder: Path):
             assert ask(client).choices
 
 
-def test_a_full_queue_is_the_clients_own_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    theatre = Theatre(tmp_path, monkeypatch)
-    with serve(theatre.model, queue=1) as server, openai_client(server) as client:
-        theatre.hold()
-        try:
-            stream: Any = ask(client, stream=True)
-            assert theatre.at_work.wait(PATIENCE)
-            waits: Any = ask(client, stream=True)
-            with pytest.raises(openai.RateLimitError) as caught:
-                ask(client)
-            assert caught.value.code == "overloaded"
-            assert int(caught.value.response.headers["retry-after"]) >= 1
-        finally:
-            theatre.go()
-        assert [text_of(list(each)) for each in (stream, waits)] == [recited("Hello there", 8)] * 2
+def test_a_full_queue_is_the_clients_own_error(tmp_path: Path):
+    endless = write_endless(tmp_path / "endless")
+    with offer(endless, queue=1) as server, openai_client(server) as client:
+        running: Any = ask(client, stream=True, max_tokens=None)
+        next(iter(running))
+        waiting: Any = ask(client, stream=True)
+        with pytest.raises(openai.RateLimitError) as caught:
+            ask(client)
+        assert caught.value.code == "overloaded"
+        assert int(caught.value.response.headers["retry-after"]) >= 1
+        running.close()
+        assert text_of(list(waiting)) == told(endless, "Hello there", 8)
 
 
 # Many at once ---------------------------------------------------------------------------------

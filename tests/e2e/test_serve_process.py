@@ -15,11 +15,9 @@ from typing import Any
 import openai
 import pytest
 
-import mlxone
 from tests.e2e.serving import (
     CHAT,
     LONG,
-    LONG_CONFIG,
     PATIENCE,
     Program,
     chat,
@@ -27,7 +25,9 @@ from tests.e2e.serving import (
     is_closed,
     read_answer,
     request_bytes,
+    told,
     until,
+    write_endless,
 )
 from tests.service.rig import write_folder
 
@@ -37,9 +37,7 @@ LATE = 40.0  # seconds after which a server that was told to end is not going to
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One whose answers never end by themselves."""
-    config = {"bos_token": "<s>", "chat_template": "{% for m in messages %}{{ m.content }}{% endfor %}"}
-    return write_folder(tmp_path_factory.mktemp("models") / "tiny", LONG_CONFIG, tokenizer_config=config)
+    return write_endless(tmp_path_factory.mktemp("models") / "tiny")
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +133,7 @@ def test_neither_keys_nor_prompts_are_in_what_it_logs(server: Program):
 
 def test_the_official_client_hears_what_the_library_says(server: Program, model: Path):
     messages: Any = [{"role": "user", "content": "Hello"}]
-    expected = "".join(token.text for token in mlxone.generate(mlxone.load(model), "Hello", max_tokens=12))
+    expected = told(model, "Hello", 12)
     asked: Any = {"model": "any", "messages": messages, "max_tokens": 12, "temperature": 0}
     with openai.OpenAI(base_url=f"{server.url}/v1", api_key="right-key-7f3a", max_retries=0) as client:
         assert client.chat.completions.create(**asked).choices[0].message.content == expected

@@ -14,7 +14,7 @@ from urllib.parse import quote
 import pytest
 
 from mlxone.text import bounds
-from tests.e2e.serving import CHAT, Answer, Asks, offer, serve
+from tests.e2e.serving import CHAT, Answer, Asks, Program, offer, serve
 from tests.service.rig import TEMPLATE, write_folder
 
 # Nothing of the disk ------------------------------------------------------------------------------
@@ -227,7 +227,10 @@ def test_pages_that_may_ask(server: Asks, tmp_path: Path):
 KEY, WRONG, PROMPT = "right-key-7f3a", "wrong-key-91bc", "the prompt nobody may read"
 
 
-def test_a_key_is_needed_for_everything_but_health(tmp_path: Path, caplog):
+def test_a_key_is_needed_for_everything_but_health(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("MLXONE_LOG_LEVEL", "debug")  # for a program; here it is the line below
     heads = [
         {},
         {"authorization": f"Bearer {WRONG}"},
@@ -238,7 +241,7 @@ def test_a_key_is_needed_for_everything_but_health(tmp_path: Path, caplog):
         {"authorization": f"Bearer {KEY[:-1]}"},
         {"cookie": f"key={KEY}"},
     ]
-    with caplog.at_level(logging.DEBUG), serve(write_folder(tmp_path / "m"), api_keys=[KEY]) as server:
+    with caplog.at_level(logging.DEBUG), offer(write_folder(tmp_path / "m"), api_keys=[KEY]) as server:
         said = []
         for method, path, body in ROUTES:
             for head in heads:
@@ -253,7 +256,9 @@ def test_a_key_is_needed_for_everything_but_health(tmp_path: Path, caplog):
             assert query.status == 401 or path == "/health" or method == "OPTIONS"
         for head in ({"authorization": f"Bearer {KEY}"}, {"x-api-key": KEY}):
             assert server.ask("GET", "/v1/models", headers=head).status == 200
-    whole = caplog.text + "".join(f"{answer.headers}{answer.body!r}" for answer in said)
+        logged = server.stderr if isinstance(server, Program) else caplog.text
+    assert "/v1/models" in logged
+    whole = logged + "".join(f"{answer.headers}{answer.body!r}" for answer in said)
     assert KEY not in whole and WRONG not in whole
 
 
@@ -287,10 +292,10 @@ HOSTILE = {
 
 @pytest.mark.parametrize("how", HOSTILE)
 def test_a_hostile_template_hurts_only_who_uses_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str):
-    monkeypatch.setattr(bounds, "TIME_LIMIT", 0.3)
+    monkeypatch.setattr(bounds, "TIME_LIMIT", 0.3)  # in this process; a program takes its time
     own = {"bos_token": "<s>", "eos_token": "</s>", "chat_template": HOSTILE[how]}
     hostile = write_folder(tmp_path / "hostile", tokenizer_config=own)
-    with serve(hostile, write_folder(tmp_path / "fine")) as server:
+    with offer(hostile, write_folder(tmp_path / "fine")) as server:
         answer = server.chat(model="hostile")
         said = answer.error
         assert (answer.status, said["code"], said["type"]) == (400, "template", "invalid_request_error")

@@ -65,7 +65,7 @@ def test_a_file_with_a_living_number_and_no_lock_is_a_leftover(tmp_path):
     folder = places.home() / "running"
     folder.mkdir(parents=True)
     values = {"pid": os.getpid(), "what": "serve", "started": 0, "paths": [str(tmp_path)]}
-    (folder / f"{os.getpid()}-0.json").write_text(json.dumps(values))
+    (folder / f"{os.getpid()}-01234567.json").write_text(json.dumps(values))
     assert in_use.using(tmp_path) == []
     assert files() == []
 
@@ -121,13 +121,23 @@ def leftover(name: str) -> Path:
 
 
 def test_who_only_looks_is_not_taken_for_the_owner(tmp_path):
-    with leftover("1-a.json").open() as looking:
+    with leftover("1-aaaaaaaa.json").open() as looking:
         fcntl.flock(looking, fcntl.LOCK_SH)
         assert in_use.using(tmp_path) == []
 
 
 def test_a_file_that_is_just_being_made_is_not_swept_away(tmp_path):
-    young, old = leftover(".1-a.json"), leftover(".2-b.json")
+    young, old = leftover(".1-aaaaaaaa.json"), leftover(".2-bbbbbbbb.json")
     os.utime(old, (0, 0))
     assert in_use.using(tmp_path) == []
     assert files() == [young]
+
+
+def test_a_file_that_no_mlxone_wrote_stays(tmp_path):
+    folder = places.home() / "running"
+    folder.mkdir(parents=True)
+    names = {"notes.txt", "7.json", "7-0123456789abcdef.json", "x7-01234567.json"}
+    for name in names:
+        (folder / name).write_text("mine", encoding="utf-8")
+    assert in_use.using(tmp_path) == []
+    assert {path.name for path in folder.iterdir()} == names

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -102,3 +103,81 @@ def test_something_else_that_answers(fake_hub: FakeHub, page: bytes, monkeypatch
             reach()
         thread.join()
     assert "login page" in e.value.hint
+
+
+@pytest.mark.parametrize("status", [400, 404, 410])
+def test_a_mirror_that_has_no_models(fake_hub: FakeHub, status: int):
+    fake_hub.listing = refuse(status)
+    with pytest.raises(HubError, match=f"^{fake_hub.url} answers, but not as the Hub does") as e:
+        reach()
+    assert f"its status is {status}: check the network" in e.value.hint
+
+
+# What is said of an address may be posted somewhere.
+
+
+@pytest.fixture
+def secret_address(fake_hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> str:
+    address = fake_hub.url.removeprefix("http://")
+    monkeypatch.setenv("HF_ENDPOINT", f"http://me:secret@{address}")
+    return f"http://{address}"
+
+
+def test_a_password_is_not_shown(fake_hub: FakeHub, secret_address: str):
+    assert reach().endpoint == secret_address
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 429, 500])
+def test_nor_by_a_refusal(fake_hub: FakeHub, secret_address: str, status: int):
+    fake_hub.listing = refuse(status)
+    with pytest.raises(MlxoneError) as e:
+        reach()
+    assert "secret" not in str(e.value)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "shown"),
+    [
+        ("http://me:secret@127.0.0.1:9", "http://127.0.0.1:9"),
+        ("me:secret@127.0.0.1:9", "127.0.0.1:9"),
+        ("http://secret@127.0.0.1:9/mirror@2", "http://127.0.0.1:9/mirror@2"),
+    ],
+)
+def test_nor_where_nobody_listens(
+    fake_hub: FakeHub, endpoint: str, shown: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("HF_ENDPOINT", endpoint)
+    with pytest.raises(HubError, match=f"^{re.escape(shown)} cannot be reached: ") as e:
+        reach()
+    assert "secret" not in str(e.value) and "HF_ENDPOINT" in e.value.hint
+
+
+def test_nor_where_nobody_answers_in_time(
+    fake_hub: FakeHub, secret_address: str, monkeypatch: pytest.MonkeyPatch
+):
+    done = Event()
+    monkeypatch.setattr(module, "_ask", lambda seconds: done.wait(60))
+    with pytest.raises(HubError, match=f"^{secret_address} does not answer within"):
+        reach(0.2)
+    done.set()
+
+
+@pytest.mark.parametrize("variable", ["HTTPS_PROXY", "https_proxy", "ALL_PROXY"])
+@pytest.mark.parametrize("proxy", ["ftp://me:secret@x", "http://me:secret@127.0.0.1:9", "http://127.0.0.1:x"])
+def test_a_proxy_that_cannot_be_used(
+    fake_hub: FakeHub, fresh_sessions: None, variable: str, proxy: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("HF_ENDPOINT", "https://hub.example")
+    monkeypatch.setenv(variable, proxy)
+    with pytest.raises(HubError) as e:
+        reach()
+    assert variable in e.value.hint and "secret" not in str(e.value)
+
+
+def test_a_variable_that_names_no_certificates(
+    fake_hub: FakeHub, fresh_sessions: None, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("SSL_CERT_FILE", "/nope")
+    with pytest.raises(HubError, match="SSL_CERT_FILE names /nope, which is no file") as e:
+        reach()
+    assert e.value.hint == "correct or unset SSL_CERT_FILE"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -89,16 +90,24 @@ def test_another_versions_is_left_as_it_is():
     db.close()
 
 
-def test_another_process_that_writes_is_not_waited_for():
+def test_another_process_that_writes_is_not_waited_for(monkeypatch: pytest.MonkeyPatch):
     repo("org/m")
     Registry().scan()
-    writer = sqlite3.connect(database(), isolation_level=None)
+    waits: list[float] = []
+
+    def connect(path: str, **how: Any) -> sqlite3.Connection:
+        waits.append(how["timeout"])
+        return sqlite3.Connection(path, **how)
+
+    monkeypatch.setattr("mlxone.hub.remembered.sqlite3.connect", connect)
+    writer = sqlite3.Connection(database(), isolation_level=None)
     try:
         writer.execute("PRAGMA locking_mode=EXCLUSIVE")
         writer.execute("BEGIN EXCLUSIVE")
         assert "starter" in remembered.names()
     finally:
         writer.close()
+    assert len(waits) == 1 and waits[0] <= 0.2  # seconds that somebody sits before a prompt
 
 
 def test_a_config_file_that_is_broken_is_told_elsewhere():

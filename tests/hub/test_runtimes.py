@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from mlxone.hub import runtimes, trash
-from tests.hub.unpacked import BYTES, NAME, ZIPAPP, folder, held, refuge, unpacked
+from mlxone.core import about
+from mlxone.hub import places, runtimes, trash
+from tests.hub.unpacked import BYTES, NAME, ZIPAPP, folder, held, refuge, running_from, unpacked
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +37,7 @@ def test_nothing_unpacked_is_nothing_to_do_and_makes_nothing(home: Path, tempora
     assert list(home.iterdir()) == list(temporary.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", [NAME, "2.0.0rc1-FEDCBA9876543210", ZIPAPP])
+@pytest.mark.parametrize("name", [NAME, "2.0.0rc1-fedcba9876543210", ZIPAPP])
 def test_the_binarys_and_the_zipapps_go(name: str):
     unpacked(name, "/opt/mlxone")
     plan = runtimes.plan()
@@ -78,42 +79,6 @@ def test_but_not_with_something_else_in_it(home: Path, monkeypatch: pytest.Monke
     assert list(folder().parent.iterdir()) == [kept]
 
 
-@pytest.mark.parametrize("name", [".unpack-12-ab", ".old-12-0", ZIPAPP + ".tmp"])
-def test_leftovers_and_the_lock_go_as_well(name: str):
-    unpacked(name)
-    (folder() / ".lock").touch()
-    [leftover] = runtimes.plan().runtimes
-    assert leftover.leftover
-    runtimes.remove(runtimes.plan())
-    assert not folder().exists()
-
-
-def test_a_runtime_without_a_stamp_is_one_too():
-    (unpacked() / "stamp").unlink()
-    [runtime] = runtimes.plan().runtimes
-    assert runtime.origin == ""
-    runtimes.remove(runtimes.plan())
-    assert not folder().exists()
-
-
-@pytest.mark.parametrize(
-    "name", ["notes", "1.2.3-0123", "x-0123456789abcdeg", ".hidden-0123456789abcdef", "a_b"]
-)
-def test_what_is_called_otherwise_stays(name: str):
-    kept, _ = unpacked(name), unpacked()
-    plan = runtimes.plan()
-    assert (gone(plan), staying(plan)) == ({NAME}, {name: "not made by mlxone"})
-    runtimes.remove(plan)
-    assert {path.name for path in folder().iterdir()} == {name, ".lock"}
-    assert (kept / "_internal" / "library.so").is_file()
-
-
-def test_so_does_a_file_with_a_runtimes_name():
-    folder().mkdir(parents=True)
-    (folder() / NAME).touch()
-    assert staying(runtimes.plan()) == {NAME: "not made by mlxone"}
-
-
 def test_a_link_is_neither_followed_nor_taken(tmp_path: Path):
     elsewhere = unpacked(tmp_path / "mine" / NAME)
     folder().mkdir(parents=True)
@@ -144,11 +109,20 @@ def test_links_inside_go_without_what_they_point_to(tmp_path: Path):
     assert not runtime.exists() and (tmp_path / "mine" / "notes").read_text() == "kept"
 
 
-def test_a_link_as_stamp_tells_nothing(tmp_path: Path):
-    stamp = unpacked() / "stamp"
-    stamp.rename(tmp_path / "stamp")
-    stamp.symlink_to(tmp_path / "stamp")
-    assert runtimes.plan().runtimes[0].origin == ""
+def test_a_folder_that_cannot_be_listed_is_told(monkeypatch: pytest.MonkeyPatch):
+    runtime = unpacked()
+
+    def iterdir(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "iterdir", iterdir)
+        plan = runtimes.plan()
+    [unseen] = plan.staying
+    assert (unseen.path, unseen.failed) == (folder(), True)
+    assert unseen.why == "it cannot be listed: Permission denied"
+    runtimes.remove(plan)
+    assert runtime.is_dir()
 
 
 @pytest.mark.parametrize("what", ["runtime", NAME])
@@ -202,7 +176,7 @@ def test_while_another_process_unpacks_nothing_there_is_touched(temporary: Path)
 def running(monkeypatch: pytest.MonkeyPatch) -> Path:
     """The runtime this process runs from, as far as it can tell: by its own file."""
     path = unpacked("9.9.9-0123456789abcdef")
-    monkeypatch.setattr(runtimes, "PACKAGE", path / "_internal" / "mlxone")
+    running_from(path, monkeypatch)
     return path
 
 
@@ -243,9 +217,57 @@ def test_asking_leaves_our_own_lock_as_it_was(running: Path):
 
 def test_our_own_is_found_wherever_it_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A zipapp that was told where to unpack."""
+    path = unpacked(tmp_path / "elsewhere" / ZIPAPP)
+    running_from(path, monkeypatch, "site-packages")
+    plan = runtimes.plan()
+    assert [(runtime.path, runtime.own) for runtime in plan.runtimes] == [(path, True)]
+    runtimes.remove(plan)
+    assert not path.exists()
+    assert path.parent.is_dir()  # which the user named
+
+
+def test_but_none_of_its_neighbours_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     path = unpacked(tmp_path / "elsewhere" / "runtime" / ZIPAPP)
-    monkeypatch.setattr(runtimes, "PACKAGE", path / "site-packages" / "mlxone")
-    assert [runtime.path for runtime in runtimes.plan().runtimes] == [path]
+    neighbour = unpacked(path.with_name(NAME))
+    running_from(path, monkeypatch, "site-packages")
+    plan = runtimes.plan()
+    assert ([runtime.path for runtime in plan.runtimes], plan.staying) == ([path], [])
+    runtimes.remove(plan)
+    assert not path.exists() and (neighbour / "stamp").is_file()
+
+
+def test_nor_our_own_where_nothing_proves_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = unpacked(tmp_path / "elsewhere" / ZIPAPP)
+    (path / "stamp").unlink()
+    running_from(path, monkeypatch, "site-packages")
+    runtimes.remove(runtimes.plan())
+    assert [entry.name for entry in path.parent.iterdir()] == [ZIPAPP]  # and no lock was made there
+
+
+def test_an_installed_package_has_no_runtime_whatever_it_lies_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    release = unpacked(tmp_path / "deploy" / "runtime" / "app-0123456789abcdef")
+    beside = unpacked(release.with_name("other-fedcba9876543210"))
+    for depth in ("site-packages", "lib/python3.11/site-packages"):
+        package = release / depth / "mlxone"
+        package.mkdir(parents=True)
+        monkeypatch.setattr(about, "PACKAGE", package)
+        assert about.kind() == "wheel"
+        plan = runtimes.plan()
+        assert (plan.folders, plan.runtimes, plan.staying) == ([], [], [])
+        runtimes.remove(plan)
+    assert (release / "stamp").is_file() and (beside / "stamp").is_file()
+
+
+def test_the_folder_for_who_has_no_home_is_the_launchers(temporary: Path, monkeypatch: pytest.MonkeyPatch):
+    """By the effective user, like the launcher; and looking does not make it."""
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    assert places.refuge_path() == temporary / f"mlxone-{os.getuid() + 1}"
+    runtimes.plan()
+    assert list(temporary.iterdir()) == []
+    there = unpacked(places.refuge_path() / "runtime" / NAME)
+    assert [one.path for one in runtimes.plan().staying] == [there.parent]  # found, but not that user's
 
 
 def test_where_the_disk_knows_no_locks_nobody_holds_one(monkeypatch: pytest.MonkeyPatch):

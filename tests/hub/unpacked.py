@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -9,6 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
+from mlxone.core import about
 from mlxone.hub import places
 
 NAME = "1.2.3-0123456789abcdef"
@@ -29,7 +33,7 @@ def folder() -> Path:
 
 
 def refuge(tmp: Path) -> Path:
-    return tmp / f"mlxone-{os.getuid()}"
+    return tmp / f"mlxone-{os.geteuid()}"
 
 
 def unpacked(path: Path | str = NAME, origin: Path | str = "/nowhere/mlxone") -> Path:
@@ -39,6 +43,15 @@ def unpacked(path: Path | str = NAME, origin: Path | str = "/nowhere/mlxone") ->
     (place / "_internal" / "library.so").write_bytes(b"x" * BYTES)
     (place / "stamp").write_text(f"origin {origin}\nend 0\n")
     return place
+
+
+def running_from(runtime: Path, monkeypatch: pytest.MonkeyPatch, inner: str = "_internal") -> None:
+    """This process is taken for a packed program that was unpacked there."""
+    package = runtime / inner / "mlxone"
+    package.mkdir(parents=True)
+    kind = "full" if inner == "_internal" else "zipapp"
+    (package / "build.json").write_text(json.dumps({"kind": kind}))
+    monkeypatch.setattr(about, "PACKAGE", package)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -114,8 +115,21 @@ def test_each_platform_is_built_uploaded_and_tried():
 
 def test_it_is_built_then_proven_then_named():
     called = " ; ".join(lines(jobs()["build"]))
-    order = ["check-tag", "make dist", "packaging/macos/sign.sh", "make test-binary", "packer.release stage"]
+    order = ["check-tag", "make dist", "packaging/macos/sign.sh", "make prove", "packer.release stage"]
     assert [called.index(step) for step in order] == sorted(called.index(step) for step in order)
+
+
+def test_proofs_take_what_is_there_and_know_that_it_is_signed():
+    """A build in their place would be another one, and unsigned."""
+    build = jobs()["build"]
+    [step] = [s for s in steps(build) if "make prove" in s.get("run", "")]
+    assert "if" not in step
+    planned = ["make", "--dry-run", "--always-make", "BACKEND=cpu", "prove"]
+    done = subprocess.run(planned, cwd=release.ROOT, capture_output=True, text=True, check=True).stdout
+    assert "pytest" in done and "tests/binary" in done and "tests/e2e" in done
+    assert "build.py" not in done and "make dist" not in done
+    told = (release.ROOT / "tests" / "binary" / "test_reproducible.py").read_text(encoding="utf-8")
+    assert 'os.environ.get("SIGNED") == "true"' in told and "SIGNED" in build["env"]
 
 
 def test_either_it_is_built_or_built_and_signed():

@@ -1,11 +1,21 @@
-"""A small site-packages as pip would leave it, for the zipapp's tests."""
+"""A small site-packages as pip would leave it, a zipapp of it, and its starts, for the zipapp's tests."""
 
 from __future__ import annotations
 
 import base64
+import contextlib
+import fcntl
 import hashlib
 import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
+
+from packer import zipapp
 
 PROGRAM = """
 import json, os, sys
@@ -17,6 +27,24 @@ def main():
     }))
     return len(sys.argv) - 1
 """
+# MLXONE_HOME, and where below HOME it is when that is also the current folder: the launcher, the zipapp and
+# `mlxone.hub.places` read it alike.
+MLXONE_HOMES = {
+    "{home}/elsewhere": "elsewhere",
+    "~/below/home": "below/home",
+    "~/ with space/ünd mehr//": " with space/ünd mehr",
+    "~": ".",
+    "~/": ".",
+    "~//x": "x",
+    "relative/to here": "relative/to here",
+    "~other": "~other",
+    "~other/x": "~other/x",
+    "x/~/y": "x/~/y",
+    "$HOME/x": "$HOME/x",
+    "": ".cache/mlxone",
+}
+BUILD = "0123456789abcdef" * 4  # as shiv writes it
+PATIENCE = 300.0  # seconds, for what takes a moment: the machine may be busy
 COMMIT = {"commit": "0" * 40, "dirty": False}
 
 
@@ -65,3 +93,73 @@ def make_site(folder: Path) -> Path:
     package(folder, "cmeel", {"cmeel.pth": "import cmeel"})
     package(folder, "pip", {"pip/__init__.py": ""})
     return folder
+
+
+def make_zipapp(folder: Path, site: Path | None = None) -> Path:
+    site = site or make_site(folder / "site" / "lib")
+    (folder / "starter").mkdir()
+    (folder / "starter" / "model.safetensors").write_bytes(b"weights, as they are")
+    work = folder / "work"
+    return zipapp.build(site, folder, starter=folder / "starter", commit_info=COMMIT, work=work)
+
+
+# Starts ---------------------------------------------------------------------------------------------
+
+
+def launch(app: Path, *args: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return ended([sys.executable, app, *args], env={**os.environ, **environment})
+
+
+def ended(command: list[str | Path], **options: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, **options)
+
+
+def said(app: Path, *args: str, **environment: str) -> dict:
+    done = launch(app, *args, **environment)
+    assert done.stderr == ""
+    return json.loads(done.stdout)
+
+
+def place_of(found: dict) -> Path:
+    """Where it says that it was unpacked."""
+    return Path(found["beside"]).parents[2]
+
+
+def runtimes(place: Path | None = None) -> list[Path]:
+    """All that lies there but the lock."""
+    place = place or Path(os.environ["MLXONE_HOME"], "runtime")
+    return sorted(path for path in place.iterdir() if path.name != ".lock")
+
+
+def in_temporary(tmp_path: Path) -> Path:
+    return tmp_path / f"mlxone-{os.getuid()}" / "runtime"
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, "it never came"
+        time.sleep(0.002)
+
+
+@contextlib.contextmanager
+def in_use(folder: Path) -> Iterator[int]:
+    """As by a program that runs from it."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_SH)
+    yield descriptor
+    os.close(descriptor)
+
+
+def runtime_of(place: Path, name: str, origin: str | None, line: str = "origin {}\n") -> Path:
+    folder = place / name
+    (folder / "data").mkdir(parents=True)
+    if origin is not None:
+        (folder / "stamp").write_text(line.format(origin))
+    return folder
+
+
+def made_place(*below: str) -> Path:
+    path = Path(os.environ["MLXONE_HOME"], *below)
+    path.parent.mkdir(parents=True, mode=0o700)
+    return path

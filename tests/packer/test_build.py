@@ -3,15 +3,18 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shutil
 import subprocess
 import sys
+import sysconfig
 from argparse import Namespace
 from pathlib import Path
 
 import pytest
 
 import build
-from packer import environment, sums
+from packer import collect, environment, sums
+from packer.collect import Collected
 from packer.words import BuildError, Places
 
 ROOT = Path(build.__file__).parent
@@ -45,7 +48,9 @@ def test_an_old_python_is_refused():
         build.check((3, 10), "cc")
 
 
-@pytest.mark.parametrize("wrong", [["--level", "0"], ["--level", "23"], ["everything"]])
+@pytest.mark.parametrize(
+    "wrong", [["--level", "0"], ["--level", "23"], ["everything"], ["--keep", "--sign", "me"]]
+)
 def test_a_wrong_argument_is_a_matter_of_usage(wrong):
     assert started(*wrong).returncode == 2
 
@@ -62,7 +67,192 @@ def test_the_build_starts_with_the_standard_library_alone():
 def test_without_git_nothing_is_claimed(tmp_path, monkeypatch):
     monkeypatch.setattr(build, "ROOT", tmp_path)
     one = build.Build(Places(tmp_path), Namespace())
-    assert one.facts == {"commit": None, "dirty": False} and one.commit_time == 315532800
+    assert one.facts == {"commit": None, "dirty": None} and one.commit_time == 315532800
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch) -> Path:
+    if shutil.which("git") is None:
+        pytest.skip("there is no git")
+    monkeypatch.setattr(build, "ROOT", tmp_path)
+    for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    commit = ["-c", "user.name=A", "-c", "user.email=a@b", "commit", "-q", "--allow-empty", "-m", "one"]
+    for words in (["init", "-q"], commit):
+        subprocess.run(["git", "-C", str(tmp_path), *words], check=True)
+    return tmp_path
+
+
+def test_the_commit_is_gits_and_changes_are_told(checkout):
+    clean = build.Build(Places(checkout), Namespace()).facts
+    assert re.fullmatch("[0-9a-f]{40}", str(clean["commit"])) and clean["dirty"] is False
+    (checkout / "new").touch()
+    assert build.Build(Places(checkout), Namespace()).facts == clean | {"dirty": True}
+
+
+def test_a_checkout_where_there_is_no_git_is_of_no_known_commit(checkout, monkeypatch):
+    monkeypatch.setenv("PATH", str(checkout))
+    one = build.Build(Places(checkout), Namespace())
+    assert one.facts == {"commit": None, "dirty": None} and one.commit_time == 315532800
+
+
+@pytest.mark.parametrize("question", ["facts", "commit_time"])
+def test_a_checkout_that_git_cannot_read_stops_the_build(checkout, question):
+    (checkout / ".git" / "HEAD").write_text("nonsense")
+    with pytest.raises(BuildError, match=r"git \w+ fails in .*: fatal: .* \(put that right, or") as caught:
+        getattr(build.Build(Places(checkout), Namespace()), question)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_checkout_of_somebody_else_is_told_with_its_way_out(checkout, monkeypatch):
+    tools = checkout.parent / f"{checkout.name}-tools"
+    tools.mkdir()
+    (tools / "git").write_text(
+        "#!/bin/sh\necho fatal: detected dubious ownership >&2\necho more >&2\nexit 128\n"
+    )
+    (tools / "git").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tools))
+    with pytest.raises(BuildError, match=r"ownership \(git config --global --add safe.directory '") as caught:
+        build.git("rev-parse", "HEAD")
+    assert str(checkout) in str(caught.value) and "\n" not in str(caught.value)
+
+
+# What it keeps, and what it leaves to make ----------------------------------------------------------------
+
+
+@pytest.fixture
+def steps(tmp_path, monkeypatch) -> list[str]:
+    """A build of which every step is there and none is done; what it collects is of commit `old`."""
+    asked: list[str] = []
+
+    def collected(*_: object) -> Collected:
+        asked.append("collect")
+        return Collected(tmp_path, (), {}, "1.0", {"commit": "new", "dirty": False})
+
+    def made(self: build.Build, name: str) -> Path:
+        (self.places.dist / name).write_text(name)
+        return self.places.dist / name
+
+    def executable(self: build.Build, kind: str, taken: Collected, _: str) -> Path:
+        asked.append(f"{kind} of {taken.facts['commit']}")
+        return made(self, {"full": "mlxone", "slim": "mlxone-slim"}[kind])
+
+    monkeypatch.setattr(build, "ROOT", tmp_path)
+    monkeypatch.setattr(collect, "collect", collected)
+    monkeypatch.setattr(build.Build, "starter", lambda _: None)
+    monkeypatch.setattr(build.Build, "licences", lambda *_: "")
+    monkeypatch.setattr(build.Build, "executable", executable)
+    monkeypatch.setattr(build.Build, "zipapp", lambda self: made(self, "mlxone-cp311-here.pyz"))
+    monkeypatch.setattr(sums, "shares", lambda _: "")
+    (tmp_path / "build").mkdir()
+    (tmp_path / "build" / ".begun").touch()
+    return asked
+
+
+def run(root: Path, target: str, *, keep: bool = False) -> Places:
+    build.Build(Places(root), Namespace(target=target, keep=keep, sign=None)).run()
+    return Places(root)
+
+
+def test_only_a_whole_build_leaves_a_stamp(tmp_path, steps):
+    for target, keep in [("slim", False), ("binary", False), ("zipapp", False), ("all", True)]:
+        assert not run(tmp_path, target, keep=keep).finished.exists()
+    os.utime(tmp_path / "build" / ".begun", (1e9, 1e9))
+    # As old as the sources that were taken, for they may have changed since.
+    assert run(tmp_path, "all").finished.stat().st_mtime == 1e9
+
+
+def test_a_build_that_begins_takes_the_stamp_away(tmp_path, monkeypatch):
+    monkeypatch.setattr(build, "ROOT", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["build.py", "slim"])
+    monkeypatch.setattr(build, "check", lambda *_: None)
+    monkeypatch.setattr(environment, "prepare", lambda *_: Path("/bin/false"))
+    places = Places(tmp_path)
+    places.build.mkdir()
+    places.finished.touch()
+    assert build.main() == 1 and not places.finished.exists() and places.begun.exists()
+
+
+def test_what_is_kept_keeps_its_commit(tmp_path, steps, capsys):
+    folder = tmp_path / "build" / "work" / "collected"
+    folder.mkdir(parents=True)
+    (folder / collect.TOLD).write_text('{"modules": [], "files": {}}')
+    run(tmp_path, "slim", keep=True)
+    assert steps == ["collect", "slim of new"] and "nothing whole to keep" in capsys.readouterr().out
+    steps.clear()
+    (folder / collect.DONE).write_text('{"version": "0.9", "facts": {"commit": "old", "dirty": true}}')
+    run(tmp_path, "slim", keep=True)
+    assert steps == ["slim of old"]
+
+
+def test_of_what_lies_in_dist_only_what_builds_made_is_removed(tmp_path, steps):
+    dist = tmp_path / "dist"
+    (dist / "mlxone-mine.pyz").mkdir(parents=True)
+    (dist / "mlxone-0.1.0-py3-none-any.whl").touch()
+    (dist / "mine").symlink_to(tmp_path / "build")
+    for name in ("mlxone-cp310-here.pyz", ".mlxone.new", "THIRD-PARTY-LICENSES.txt"):
+        (dist / name).touch()
+    (dist / "mlxone-cp39-here.pyz").symlink_to(tmp_path / "build")
+    run(tmp_path, "all")
+    assert {path.name for path in dist.iterdir()} == {
+        *("mlxone", "mlxone-slim", "mlxone-cp311-here.pyz", "THIRD-PARTY-LICENSES.txt", "SHA256SUMS"),
+        *("mlxone-mine.pyz", "mlxone-0.1.0-py3-none-any.whl", "mine"),
+    }
+    assert (tmp_path / "build").is_dir() and ".whl" not in (dist / "SHA256SUMS").read_text()
+
+
+@pytest.fixture
+def sources(tmp_path) -> Path:
+    """Just so many files that the Makefile can be asked what it would do."""
+    for name in ("mlxone/cli/verb.py", "mlxone/other.py", "packer/words.py", "tools/make_starter.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    for name in ("build.py", "pyproject.toml", "constraints.txt", "LICENSE", "README.md"):
+        (tmp_path / name).touch()
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    for name in ("dist/mlxone", "dist/mlxone-slim", "dist/mlxone-cp311-here.pyz"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    for path in tmp_path.rglob("*"):
+        os.utime(path, (1e9, 1e9))
+    (tmp_path / "build").mkdir()
+    (tmp_path / "build" / ".dist").touch()
+    os.utime(tmp_path / "build" / ".dist", (1.1e9, 1.1e9))
+    return tmp_path
+
+
+def would_build(root: Path) -> bool:
+    if shutil.which("make") is None:
+        pytest.skip("there is no make")
+    variables = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    command = ["make", "--question", "PYTHON=false", "BACKEND=none", "build/.dist"]
+    done = subprocess.run(command, cwd=root, env=variables, capture_output=True, text=True, check=False)
+    assert done.returncode in (0, 1), done.stderr
+    return done.returncode == 1
+
+
+def test_make_builds_nothing_where_nothing_changed(sources):
+    (sources / "mlxone" / "__pycache__").mkdir()
+    (sources / "mlxone" / "__pycache__" / "other.pyc").touch()
+    os.utime(sources / "mlxone", (1e9, 1e9))
+    assert not would_build(sources)
+
+
+@pytest.mark.parametrize("name", ["mlxone/cli/verb.py", "LICENSE", "README.md", "tools/make_starter.py"])
+def test_make_notices_a_changed_source(sources, name):
+    (sources / name).touch()
+    assert would_build(sources)
+
+
+def test_make_notices_a_source_that_went(sources):
+    (sources / "mlxone" / "cli" / "verb.py").unlink()
+    assert would_build(sources)
+
+
+@pytest.mark.parametrize("name", ["build/.dist", "dist/mlxone", "dist/mlxone-cp311-here.pyz"])
+def test_make_notices_what_is_not_there(sources, name):
+    (sources / name).unlink()
+    assert would_build(sources)
 
 
 def test_a_program_that_was_built_and_fails_is_named(tmp_path):
@@ -75,6 +265,65 @@ def test_a_program_that_was_built_and_fails_is_named(tmp_path):
     bad.write_text('#!/bin/sh\nmkdir -p "$MLXONE_HOME"\n')
     one.try_out([str(bad)])
     assert not (tmp_path / "build" / "tried").exists()
+
+
+# Its Python -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def python(tmp_path, monkeypatch) -> dict[str, object]:
+    """What a Python says of itself; `prefix` is where it lies."""
+    said: dict[str, object] = {"LDVERSION": "3.11", "LIBDIR": str(tmp_path / "lib64")}
+    monkeypatch.setattr(sysconfig, "get_config_var", said.get)
+    monkeypatch.setattr(sys, "base_prefix", str(tmp_path))
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.delenv("LD_LIBRARY_PATH", raising=False)
+    for folder in ("lib", "lib64"):
+        (tmp_path / folder).mkdir()
+    return said
+
+
+SHARED = {"Py_ENABLE_SHARED": 1, "INSTSONAME": "libpython3.11.so.1.0"}
+
+
+@pytest.mark.parametrize(("folder", "says"), [("lib", SHARED), ("lib64", SHARED), ("lib", {})])
+def test_a_python_with_its_library_is_taken(tmp_path, python, folder, says):
+    python |= says
+    with pytest.raises(BuildError, match=r"^\S+ has no shared library libpython3\.11\.so\.1\.0, .*shared\)$"):
+        environment.check_library()
+    (tmp_path / folder / "libpython3.11.so.1.0").touch()
+    environment.check_library()
+
+
+def test_one_without_may_not_borrow_from_elsewhere(tmp_path, python):
+    (tmp_path / "lib64" / "libpython3.11.so.1.0").touch()
+    with pytest.raises(BuildError, match="--enable-shared"):
+        environment.check_library()
+
+
+def test_debians_own_is_told_its_package(python, monkeypatch):
+    python |= SHARED | {"INSTSONAME": "libpython3.99.so.1.0", "LIBDIR": "/usr/lib"}
+    monkeypatch.setattr(sys, "base_prefix", "/usr")
+    monkeypatch.setattr(environment, "DEBIAN", Path(__file__))
+    with pytest.raises(BuildError, match=r"\(apt install libpython3\.99\)$"):
+        environment.check_library()
+
+
+def test_a_framework_of_macos_is_its_own_library(python, monkeypatch):
+    monkeypatch.setattr(sys, "platform", "darwin")
+    with pytest.raises(BuildError, match=r"no shared library libpython3\.11\.dylib"):
+        environment.check_library()
+    python["PYTHONFRAMEWORK"] = "Python"
+    environment.check_library()
+
+
+def test_a_python_without_is_told_before_anything_is_done(monkeypatch):
+    def without() -> None:
+        raise BuildError("no library")
+
+    monkeypatch.setattr(environment, "check_library", without)
+    with pytest.raises(BuildError, match="no library"):
+        build.check((3, 11), sys.executable)
 
 
 # Its environment ------------------------------------------------------------------------------------------
@@ -138,6 +387,15 @@ def test_changed_versions_make_a_new_environment(project, commands, name):
     (project / name).write_text("other")
     environment.prepare(project, project / "env")
     assert "-m venv" in commands.asked[0] and not (project / "env" / "left-over").exists()
+
+
+@pytest.mark.parametrize(("name", "value"), [("TOOLS", ("shiv",)), ("EXTRA", "[other]")])
+def test_so_do_other_tools_and_another_backend(project, commands, monkeypatch, name, value):
+    environment.prepare(project, project / "env")
+    commands.asked.clear()
+    monkeypatch.setattr(environment, name, value)
+    environment.prepare(project, project / "env")
+    assert "-m venv" in commands.asked[0]
 
 
 def test_a_failed_installation_is_one_line_and_is_tried_again(project, commands):
@@ -236,13 +494,13 @@ def test_a_starter_that_cannot_be_made_is_one_line(recipe, monkeypatch):
 
 
 def test_sums_are_those_of_the_files(tmp_path):
-    for name in ("mlxone", "mlxone-slim", "z.pyz"):
+    names = ("mlxone", "mlxone-cp311-here.pyz", "mlxone-slim")
+    for name in names:
         (tmp_path / name).write_bytes(name.encode() * 1000)
     for _ in range(2):  # the second time beside its own first result
-        lines = sums.write(tmp_path).read_text().splitlines()
+        lines = sums.write(tmp_path, sums.built(tmp_path)).read_text().splitlines()
     assert lines == [
-        f"{hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()}  {name}"
-        for name in ("mlxone", "mlxone-slim", "z.pyz")
+        f"{hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()}  {name}" for name in names
     ]
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -122,12 +123,58 @@ def test_only_pythons_own_files_lose_their_symbols(tmp_path):
     source = Path(_json.__file__)
     for name in ("ours.so", "wheel.so", "page.txt"):
         shutil.copy(source, tmp_path / name)
-    whole = source.read_bytes()
-    collect.strip_symbols(
-        tmp_path, {"ours.so": source, "wheel.so": tmp_path / "elsewhere" / "wheel.so", "page.txt": source}
-    )
-    assert (tmp_path / "wheel.so").read_bytes() == (tmp_path / "page.txt").read_bytes() == whole
+    origins = {"ours.so": source, "wheel.so": tmp_path / "elsewhere" / "wheel.so", "page.txt": source}
+    assert list(collect.of_python(tmp_path, origins)) == [tmp_path / "ours.so"]
+    collect.strip_symbols(tmp_path / "ours.so")
     assert b".symtab" not in (tmp_path / "ours.so").read_bytes()
+
+
+def test_a_wheels_files_stay_also_where_the_environment_lies_under_python(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(sys, "base_prefix", str(tmp_path))
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / "src" / "build" / "env"))
+    origins = {"a.so": tmp_path / "lib" / "a.so", "b.so": tmp_path / "src" / "build" / "env" / "lib" / "b.so"}
+    assert list(collect.of_python(tmp_path / "tree", origins)) == [tmp_path / "tree" / "a.so"]
+
+
+# Whether it is whole ----------------------------------------------------------------------------------------
+
+FACTS = {"commit": "0" * 40, "dirty": True}
+
+
+@pytest.fixture
+def pyinstaller(tmp_path, monkeypatch) -> Path:
+    """Where a PyInstaller that works leaves its folder."""
+
+    def gathered(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        tree = Path(command[command.index("--distpath") + 1]) / "tree" / "_internal"
+        shutil.rmtree(tree, ignore_errors=True)
+        tree.mkdir(parents=True)
+        (tree.parent.parent / collect.TOLD).write_text('{"modules": ["json"], "files": {}}')
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(subprocess, "run", gathered)
+    return tmp_path
+
+
+def test_what_was_collected_is_kept_with_its_facts(pyinstaller):
+    made = collect.collect(Path("spec"), pyinstaller, "1.2", FACTS)
+    assert collect.kept(pyinstaller) == made and (made.version, made.facts) == ("1.2", FACTS)
+    collect.forget(pyinstaller)
+    assert collect.kept(pyinstaller) is None
+
+
+@pytest.mark.parametrize("last", ["write_metadata", "give_other_names"])
+def test_what_died_on_the_way_is_not_taken_for_whole(pyinstaller, monkeypatch, last):
+    collect.collect(Path("spec"), pyinstaller, "1.2", FACTS)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(collect, last, killed)
+    with pytest.raises(KeyboardInterrupt):
+        collect.collect(Path("spec"), pyinstaller, "1.3", FACTS)
+    assert collect.kept(pyinstaller) is None
 
 
 # What is left out -----------------------------------------------------------------------------------------

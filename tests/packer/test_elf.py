@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import os
+import shutil
+import struct
+import subprocess
 import sys
 from pathlib import Path
 
@@ -65,3 +68,67 @@ def test_this_python_asks_for_no_more_than_there_is():
     there = tuple(int(part) for part in os.confstr("CS_GNU_LIBC_VERSION").split()[1].split(".")[:2])
     asked = elf.asked(Path(sys.executable).resolve())
     assert asked and (2, 2) <= asked <= there
+
+
+# Where a file looks for libraries ------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(sys.platform != "linux" or not shutil.which("cc"), reason="ELF files are made here by cc")
+@pytest.mark.parametrize("tags", ["--enable-new-dtags", "--disable-new-dtags"])
+def test_a_builders_folder_is_searched_no_more(tmp_path, tags):
+    builders = tmp_path / "builder"
+    builders.mkdir()
+    (tmp_path / "inner.c").write_text("int inner(void) { return 42; }")
+    (tmp_path / "outer.c").write_text("int inner(void); int outer(void) { return inner(); }")
+
+    def compiled(output: Path, source: str, *words: str) -> None:
+        command = ["cc", "-shared", "-fPIC", "-o", str(output), str(tmp_path / source), *words]
+        subprocess.run(command, check=True)
+
+    compiled(builders / "libinner.so", "inner.c")
+    outer = tmp_path / "libouter.so"
+    compiled(outer, "outer.c", f"-L{builders}", "-linner", f"-Wl,-rpath,{builders},{tags}")
+
+    def loaded(**variables: str) -> subprocess.CompletedProcess[str]:
+        code = f"import ctypes; print(ctypes.CDLL({str(outer)!r}).outer())"
+        environment = {k: v for k, v in os.environ.items() if k != "LD_LIBRARY_PATH"} | variables
+        return subprocess.run(
+            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+        )
+
+    assert loaded().stdout == "42\n"
+    size = outer.stat().st_size
+    elf.drop_search_path(outer)
+    assert "libinner.so: cannot open" in loaded().stderr and outer.stat().st_size == size
+    assert loaded(LD_LIBRARY_PATH=str(builders)).stdout == "42\n"
+    once = outer.read_bytes()
+    elf.drop_search_path(outer)
+    assert outer.read_bytes() == once
+
+
+@pytest.mark.parametrize("wide", [True, False])
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_entries_go_and_the_rest_moves_up(tmp_path, wide, order):
+    word, pair = ("Q", "qQ") if wide else ("I", "iI")
+    header, program = bytearray(64), bytearray(56 if wide else 32)
+    header[:6] = b"\x7fELF" + bytes([2 if wide else 1, 1 if order == "<" else 2])
+    struct.pack_into(order + word, header, 32 if wide else 28, 64)
+    struct.pack_into(order + "HH", header, 54 if wide else 42, len(program), 1)
+    before = [(1, 7), (29, 1), (5, 8), (15, 2), (0, 0)]
+    table = b"".join(struct.pack(order + pair, *entry) for entry in before)
+    struct.pack_into(order + "I", program, 0, 2)
+    struct.pack_into(order + word, program, 8 if wide else 4, 64 + len(program))
+    struct.pack_into(order + word, program, 32 if wide else 16, len(table))
+    file = tmp_path / "library.so"
+    file.write_bytes(bytes(header + program) + table + b"tail")
+    elf.drop_search_path(file)
+    after = [(1, 7), (5, 8), (0, 0), (0, 0), (0, 0)]
+    table = b"".join(struct.pack(order + pair, *entry) for entry in after)
+    assert file.read_bytes() == bytes(header + program) + table + b"tail"
+
+
+def test_what_is_no_elf_file_stays_as_it_is(tmp_path):
+    script = tmp_path / "libc.so"
+    script.write_text("GROUP ( /lib/libc.so.6 )")
+    elf.drop_search_path(script)
+    assert script.read_text() == "GROUP ( /lib/libc.so.6 )"

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
+import shutil
+import sys
 import sysconfig
 from importlib.metadata import Distribution, PathDistribution
 from pathlib import Path
@@ -94,7 +98,7 @@ def test_what_a_library_is(name, library):
 # The table ----------------------------------------------------------------------------------------------
 
 
-ROWS = [*natives.LIBRARIES, *natives.WITHIN, *natives.WITHOUT_TEXT.values()]
+ROWS = [*natives.LIBRARIES, *natives.WITHIN, natives.GLIBC, *natives.WITHOUT_TEXT.values()]
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
@@ -138,6 +142,78 @@ def test_what_is_linked_into_a_wheel_is_named(tmp_path):
     )
     lines = [line.strip() for line in part.splitlines() if line.startswith("  ")]
     assert lines == ["alpha 1.0 (MIT OR Apache-2.0)", "silent", "zeta 2.0 (MIT)"]
+
+
+def with_bill(folder: Path, licence: str) -> Distribution:
+    part = {
+        "name": "crate",
+        "version": "3",
+        "licenses": [{"expression": licence}],
+        "purl": "pkg:cargo/crate@3",
+    }
+    return package(
+        folder,
+        HEAD,
+        LICENSE="Words.",
+        sboms__x_json="{}",
+        **{"sboms__x.json": json.dumps({"components": [part]})},
+    )
+
+
+def test_texts_of_what_is_linked_in_stand_at_the_end(tmp_path, monkeypatch):
+    thing = with_bill(tmp_path, "(Nonsense-1.0 OR MPL-2.0) AND Unicode-3.0")
+    part = licences.package(thing)
+    assert "Texts: MPL-2.0, Unicode-3.0, at the end\n" in part and "https://crates.io/crates/NAME" in part
+    monkeypatch.setattr(licences, "bootloader", lambda: "PyInstaller")
+    monkeypatch.setattr(Collected, "distributions", [thing])
+    page = licences.render(collected(tmp_path))
+    texts = page.split("Text of ")[1:]
+    assert [text.split("\n")[0] for text in texts].count("MPL-2.0") == 1
+    assert "UNICODE LICENSE V3" in page and "Mozilla Public License Version 2.0" in page
+
+
+@pytest.mark.parametrize("licence", ["Nonsense-1.0", "MIT AND Nonsense-1.0", "MIT WITH Nonsense-1.0"])
+def test_a_licence_without_a_text_stops_the_build(tmp_path, licence):
+    line = r"crate 3, within Thing, is under .*Nonsense-1\.0, and there is no text of Nonsense-1\.0 \(put it"
+    with pytest.raises(BuildError, match=line):
+        licences.package(with_bill(tmp_path, licence))
+
+
+def test_no_text_is_there_for_nothing():
+    """What no row names is asked for by bills of materials, or by the exception that goes with it."""
+    named = {text for row in ROWS for text in row.texts}
+    assert {path.stem for path in licences.TEXTS.glob("*.txt")} - named == {
+        *("ISC", "LLVM-exception", "MPL-2.0", "Unicode-3.0")
+    }
+
+
+def test_python_without_its_licence_stops_the_build(tmp_path, monkeypatch):
+    monkeypatch.setattr(sysconfig, "get_path", lambda _: str(tmp_path / "lib"))
+    monkeypatch.setattr(sys, "base_prefix", str(tmp_path))
+    with pytest.raises(BuildError, match=r"the licence of Python is in none of .*lib, .*share/doc \(put"):
+        licences.python()
+    (tmp_path / "LICENSE").write_text("Python's words\n")
+    assert licences.python().endswith("\n\nPython's words\n")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc is Linux's")
+@pytest.mark.parametrize(
+    ("system", "place"),
+    [
+        ("debian", "https://snapshot.debian.org/package/glibc/2.3-4/"),
+        ("ubuntu", "https://launchpad.net/ubuntu/+source/glibc/2.3-4"),
+    ],
+)
+def test_glibc_is_told_with_its_version_and_source(monkeypatch, system, place):
+    version = os.confstr("CS_GNU_LIBC_VERSION").split()[1]
+    monkeypatch.setattr(platform, "freedesktop_os_release", lambda: {"ID": system})
+    monkeypatch.setattr(shutil, "which", lambda _: "dpkg-query")
+    monkeypatch.setattr(licences, "_told", lambda _: "glibc 2.3-4")
+    row = licences.c_library(licences.Debian())
+    assert row.name.startswith(f"GNU C Library {version} (") and row.texts == ("LGPL-2.1",)
+    assert row.source == f"https://ftp.gnu.org/gnu/glibc/glibc-{version}.tar.xz; as it was built: {place}"
+    monkeypatch.setattr(licences, "_told", lambda _: "")  # no such package: another kind of system
+    assert "as it was built" not in licences.c_library(licences.Debian()).source
 
 
 def test_a_module_of_nobody_stops_the_build(tmp_path):

@@ -1,23 +1,40 @@
-"""A whole zipapp, made by shiv from a small site, and its first starts: real processes, no clock."""
+"""A whole zipapp, made by shiv from a small site, and its first starts: real processes, no clock.
+
+test_zipapp_places.py: where it unpacks, and what it removes there.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import importlib.util
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
-import time
 import zipfile
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from packer import zipapp, zipapp_main
-from tests.packer.small_site import COMMIT, make_site
+from packer import zipapp, zipapp_main, zipapp_start
+from tests.packer.small_site import (
+    BUILD,
+    COMMIT,
+    PATIENCE,
+    ended,
+    launch,
+    made_place,
+    make_site,
+    make_zipapp,
+    runtimes,
+    said,
+    until,
+)
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("shiv") is None, reason="shiv is not installed")
 
@@ -29,34 +46,13 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def made(site: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("made")
-    (place / "starter").mkdir()
-    (place / "starter" / "model.safetensors").write_bytes(b"weights, as they are")
-    return zipapp.build(site, place, starter=place / "starter", commit_info=COMMIT, work=place / "work")
+    return make_zipapp(tmp_path_factory.mktemp("made"), site)
 
 
 @pytest.fixture
 def app(made: Path, tmp_path: Path) -> Path:
     """A copy of its own, as its runtime is found by its path."""
     return Path(shutil.copy(made, tmp_path / made.name))
-
-
-def launch(app: Path, *args: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, app, *args], capture_output=True, text=True, env={**os.environ, **environment}
-    )
-
-
-def said(app: Path, *args: str, **environment: str) -> dict:
-    done = launch(app, *args, **environment)
-    assert done.stderr == ""
-    return json.loads(done.stdout)
-
-
-def runtimes(place: Path | None = None) -> list[Path]:
-    """All that lies there but the lock."""
-    place = place or Path(os.environ["MLXONE_HOME"], "runtime")
-    return sorted(path for path in place.iterdir() if path.name != ".lock")
 
 
 def test_what_is_in_it(made: Path, site: Path, tmp_path: Path) -> None:
@@ -82,7 +78,6 @@ def test_the_first_start_unpacks_and_the_second_does_not(app: Path) -> None:
     before = runtime.stat().st_ino, sorted(p.stat().st_mtime_ns for p in runtime.rglob("*.py"))
     assert first["args"] == ["a", "b c"]
     assert first["MLXONE_EXECUTABLE"] == str(app)
-    assert first["SHIV_ROOT"] == str(runtime.parent)
     assert first["beside"] == str(runtime / "site-packages" / "beside.py")
     assert [oct(p.stat().st_mode & 0o777) for p in (runtime, runtime.parent)] == ["0o700", "0o700"]
     assert launch(app, "x", "y", "z").returncode == 3
@@ -102,7 +97,7 @@ def test_through_a_link_and_from_its_own_folder(app: Path, tmp_path: Path) -> No
 def test_many_first_starts_at_once(app: Path) -> None:
     command = [sys.executable, str(app)]
     started = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(8)]
-    ends = [(*process.communicate(), process.returncode) for process in started]
+    ends = [(*process.communicate(timeout=PATIENCE), process.returncode) for process in started]
     assert {(err, code) for _, err, code in ends} == {(b"", 0)}
     assert len({out for out, _, _ in ends}) == 1
     assert len(runtimes()) == 1
@@ -110,16 +105,48 @@ def test_many_first_starts_at_once(app: Path) -> None:
 
 @pytest.mark.skipif(not Path("/proc/locks").exists(), reason="no list of who waits for a lock")
 def test_a_start_waits_for_whoever_is_unpacking(app: Path) -> None:
-    place = Path(os.environ["MLXONE_HOME"], "runtime")
-    place.mkdir(parents=True, mode=0o700)
-    with (place / ".lock").open("w") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        process = subprocess.Popen([sys.executable, str(app)], stdout=subprocess.PIPE)
-        until(lambda: _waits(process.pid) or process.poll() is not None)
-        assert process.poll() is None
+    with made_place("runtime", ".lock").open("w") as held:
+        process = waiting_start(app, held.fileno())
         assert runtimes() == []
-    assert process.communicate()[0]
+    assert process.communicate(timeout=PATIENCE)[0]
     assert len(runtimes()) == 1
+
+
+@pytest.mark.skipif(not Path("/proc/locks").exists(), reason="no list of who waits for a lock")
+@pytest.mark.parametrize("gone", ["lock", "folder"])
+def test_a_lock_that_was_removed_meanwhile_guards_nothing(app: Path, gone: str) -> None:
+    """As `mlxone uninstall` does while a start waits: the next one would be free to unpack beside it."""
+    lock = made_place("runtime", ".lock")
+    with lock.open("w") as removed, contextlib.ExitStack() as stack:
+        process = waiting_start(app, removed.fileno())
+        lock.unlink()
+        if gone == "lock":
+            other = stack.enter_context(lock.open("w"))
+            fcntl.flock(other, fcntl.LOCK_EX)
+        else:
+            lock.parent.rmdir()
+        fcntl.flock(removed, fcntl.LOCK_UN)
+        if gone == "lock":
+            until(lambda: _waits(process.pid) or process.poll() is not None)
+            assert process.poll() is None
+            assert runtimes() == []
+    assert process.communicate(timeout=PATIENCE)[0]
+    assert len(runtimes()) == 1
+
+
+def test_a_lock_that_is_always_removed_is_given_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(zipapp_start, "is_at", lambda *_: False)
+    with pytest.raises(OSError, match="keeps removing"):
+        zipapp_start.turn(zipapp_start.Place(tmp_path / "home"))
+
+
+def waiting_start(app: Path, lock: int) -> subprocess.Popen[bytes]:
+    """Started while we hold the lock, and known to wait for it."""
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    process = subprocess.Popen([sys.executable, str(app)], stdout=subprocess.PIPE)
+    until(lambda: _waits(process.pid) or process.poll() is not None)
+    assert process.poll() is None
+    return process
 
 
 def _waits(process: int) -> bool:
@@ -127,29 +154,7 @@ def _waits(process: int) -> bool:
     return any("->" in line and str(process) in line.split() for line in lines)
 
 
-def until(condition: Callable[[], bool]) -> None:
-    while not condition():
-        time.sleep(0.002)
-
-
-def test_what_killed_starts_leave_does_not_stay(app: Path) -> None:
-    said(app)
-    [runtime] = runtimes()
-    staging = runtime.with_name(runtime.name + ".tmp")
-    runtime.rename(staging)  # killed before shiv's renaming, with a file that may not be written to
-    (staging / "site-packages" / "beside.py").write_text("half a fi")
-    (staging / "site-packages" / "beside.py").chmod(0o400)
-    (runtime.parent / ".old-1-2").mkdir()
-    (runtime.parent / ".unpack-1-x").mkdir()
-    assert said(app)["beside"] == str(runtime / "site-packages" / "beside.py")
-    assert runtimes() == [runtime]
-    (runtime / "stamp").unlink()  # killed after it
-    (runtime / "site-packages" / "beside.py").unlink()
-    said(app)
-    assert runtimes() == [runtime]
-
-
-@pytest.mark.parametrize("harm", ["write_text", "unlink", "folder gone", "list cut"])
+@pytest.mark.parametrize("harm", ["write_text", "unlink", "folder gone", "list cut", "no list"])
 def test_a_damaged_runtime_is_made_anew(app: Path, harm: str) -> None:
     said(app)
     [runtime] = runtimes()
@@ -161,6 +166,9 @@ def test_a_damaged_runtime_is_made_anew(app: Path, harm: str) -> None:
         file.unlink()
     elif harm == "folder gone":
         shutil.rmtree(runtime / "site-packages")
+    elif harm == "list cut":  # after a power cut, say; what it no longer names may be anything
+        lines = (runtime / "stamp").read_text().splitlines(keepends=True)
+        (runtime / "stamp").write_text("".join(lines[:-3]))
     else:
         (runtime / "stamp").write_text(f"origin {app}\n")
     assert said(app)["beside"] == str(file)
@@ -187,6 +195,61 @@ def test_a_damaged_file_is_named(app: Path) -> None:
     assert runtimes() == []
 
 
+def test_the_stamp_holds_what_every_disk_remembers(app: Path) -> None:
+    said(app)
+    [runtime] = runtimes()
+    origin, *lines, end = (runtime / "stamp").read_text().splitlines()
+    files = [path for path in runtime.rglob("*") if path.is_file() and path.name != "stamp"]
+    expected = {
+        f"{of.st_size} {of.st_mtime_ns} {of.st_ctime_ns} {path.relative_to(runtime)}"
+        for path, of in [(path, path.stat()) for path in files]
+    }
+    assert (origin, set(lines), end) == (f"origin {app}", expected, f"end {len(files)}")
+
+
+def test_a_disk_that_fills_up_at_the_stamp_leaves_nothing(app: Path) -> None:
+    """The limit of a file's size stands in for the disk: the stamp is the largest file here."""
+    said(app)
+    [runtime] = runtimes()
+    size = (runtime / "stamp").stat().st_size
+    files = [path for path in runtime.rglob("*") if path.is_file() and path.name != "stamp"]
+    assert size > max(path.stat().st_size for path in files)
+    shutil.rmtree(runtime)
+    limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (size - 1, size - 1))
+    done = ended([sys.executable, app], preexec_fn=limit, env={**os.environ, "TMPDIR": "/dev/null"})
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (9, "", 1)
+    assert "File too large" in done.stderr
+    assert runtimes() == []
+
+
+def test_room_is_asked_for_beforehand(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with zipfile.ZipFile(made) as archive:
+        needed = sum(f.file_size for f in archive.infolist() if f.filename.startswith("site-packages/"))
+    home = tmp_path / "home"
+    monkeypatch.setattr(zipapp_start, "places", lambda: [zipapp_start.Place(home)])
+    monkeypatch.setattr(zipapp_start, "make", lambda *_: pytest.fail("it began to unpack"))
+    disk = SimpleNamespace(f_flag=0, f_blocks=9, f_bavail=needed - 1, f_frsize=1)
+    monkeypatch.setattr(os, "statvfs", lambda _: disk)
+    with pytest.raises(OSError, match=r"No space left on device: 1 MB needed, 0 MB free.*MLXONE_HOME"):
+        zipapp_start.prepare(made, BUILD)
+    assert runtimes(home / "runtime") == []
+    disk.f_bavail += 1
+    with pytest.raises(pytest.fail.Exception):
+        zipapp_start.prepare(made, BUILD)
+
+
+def test_the_file_may_lie_anywhere(made: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "ein Ördner" / "with\nline"
+    folder.mkdir(parents=True)
+    app = Path(shutil.copy(made, folder / "mlx one.pyz"))
+    assert said(app)["MLXONE_EXECUTABLE"] == str(app)
+    [runtime] = runtimes()
+    before = runtime.stat().st_ino
+    assert said(app)["beside"] == str(runtime / "site-packages" / "beside.py")
+    assert runtime.stat().st_ino == before
+    assert (runtime / "stamp").read_text().startswith("origin \n")
+
+
 def test_another_python_is_told(app: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.pyz"
     zipapp.seal(app, other, {**zipapp_main.here(), "python": "3.99"})
@@ -195,83 +258,8 @@ def test_another_python_is_told(app: Path, tmp_path: Path) -> None:
     assert not Path(os.environ["MLXONE_HOME"]).exists()
 
 
-# Where it unpacks -----------------------------------------------------------------------------------
-
-
-def in_temporary(tmp_path: Path) -> Path:
-    return tmp_path / f"mlxone-{os.getuid()}" / "runtime"
-
-
-def test_without_a_place_named_it_is_the_cache_at_home(app: Path, home: Path) -> None:
-    assert said(app, MLXONE_HOME="")["SHIV_ROOT"] == str(home / ".cache" / "mlxone" / "runtime")
-    assert said(app, MLXONE_HOME="~/my one")["SHIV_ROOT"] == str(home / "my one" / "runtime")
-
-
-def test_without_a_home_it_is_a_temporary_folder(app: Path, tmp_path: Path) -> None:
-    assert said(app, MLXONE_HOME="", HOME="", TMPDIR=str(tmp_path))["SHIV_ROOT"] == str(
-        in_temporary(tmp_path)
-    )
-    assert in_temporary(tmp_path).parent.stat().st_mode & 0o777 == 0o700
-
-
-def test_a_place_of_shivs_own_is_kept_to(app: Path, tmp_path: Path) -> None:
-    said(app, SHIV_ROOT=str(tmp_path / "mine"))
-    assert len(runtimes(tmp_path / "mine")) == 1
-    assert not Path(os.environ["MLXONE_HOME"]).exists()
-
-
-def test_a_home_that_cannot_be_used_is_said_once(app: Path, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    changed = {"MLXONE_HOME": str(tmp_path / "file"), "TMPDIR": str(tmp_path)}
-    first = launch(app, **changed)
-    assert json.loads(first.stdout)["SHIV_ROOT"] == str(in_temporary(tmp_path))
-    assert first.stderr.count("\n") == 1
-    assert f"{tmp_path}/file/runtime cannot be used" in first.stderr
-    assert str(in_temporary(tmp_path)) in first.stderr
-    assert launch(app, **changed).stderr == ""
-
-
-def test_a_place_where_others_may_write_is_not_used(app: Path, tmp_path: Path) -> None:
-    shared = Path(os.environ["MLXONE_HOME"], "runtime")
-    shared.mkdir(parents=True)
-    shared.chmod(0o777)
-    done = launch(app, TMPDIR=str(tmp_path))
-    assert "others may write there" in done.stderr
-    assert list(shared.iterdir()) == []
-    in_temporary(tmp_path).parent.chmod(0o755)  # others could look, and so it is not what we made
-    done = launch(app, TMPDIR=str(tmp_path))
-    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (9, "", 1)
-    assert "MLXONE_HOME" in done.stderr
-
-
-def test_a_replaced_version_goes_and_a_used_one_stays(app: Path, site: Path, tmp_path: Path) -> None:
-    said(app)
-    [old] = runtimes()
-    newer = zipapp.build(site, tmp_path / "new", starter=None, commit_info=COMMIT, work=tmp_path / "work")
-    in_use = os.open(old, os.O_RDONLY)
-    fcntl.flock(in_use, fcntl.LOCK_SH)
-    newer.replace(app)
-    said(app)
-    assert old in runtimes()
-    os.close(in_use)
-    said(app, SHIV_FORCE_EXTRACT="1")
-    assert old not in runtimes()
-    assert len(runtimes()) == 1
-
-
-def test_what_is_not_ours_to_remove_stays(app: Path, tmp_path: Path) -> None:
-    place = Path(os.environ["MLXONE_HOME"], "runtime")
-    for name, origin in (("theirs", None), ("still-there", sys.executable), ("gone", str(tmp_path / "gone"))):
-        (place / name).mkdir(parents=True)
-        if origin:
-            (place / name / "stamp").write_text(f"origin {origin}\n")
-    place.chmod(0o700)
-    said(app)
-    assert {path.name for path in runtimes()} & {"theirs", "still-there", "gone"} == {"theirs", "still-there"}
-
-
 def test_what_else_is_installed_is_not_seen(app: Path, tmp_path: Path) -> None:
-    for name in ("mlxone", "beside", "compileall", "zipapp_start"):
+    for name in ("mlxone", "beside", "compileall", "zipfile", "zipapp_start"):
         (tmp_path / f"{name}.py").write_text(f"raise SystemExit('the wrong {name}')")
     found = said(app, PYTHONPATH=str(tmp_path))
     assert str(tmp_path) not in found["path"]

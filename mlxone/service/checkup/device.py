@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import signal
 import subprocess
@@ -11,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlxone.backend import cpu
-from mlxone.core.about import own_command
 from mlxone.core.amounts import in_words
+from mlxone.fitting import host
 from mlxone.service.checkup.findings import Finding, fail, ok, warn
 
 SECONDS = 60.0  # a GPU's first start can take half of it
@@ -38,7 +37,7 @@ def ask(command: Sequence[str] = (), seconds: float = SECONDS) -> Told:
     """As `fit` asks, but what goes wrong is the answer here."""
     try:
         done = subprocess.run(
-            command or [*own_command(), "device"],
+            command or host.device_command(),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=seconds,
@@ -54,12 +53,8 @@ def ask(command: Sequence[str] = (), seconds: float = SECONDS) -> Told:
 
 
 def read(code: int, said: str, complained: str) -> Told:
-    lines = said.strip().splitlines()
-    try:
-        facts = json.loads(lines[-1]) if code == 0 and lines else None
-    except ValueError:
-        facts = None
-    if isinstance(facts, dict) and "kind" in facts:
+    facts = host.facts_in(said) if code == 0 else None
+    if facts:
         return Told(facts)
     if code < 0:
         return Told(trouble=f"the process that loaded it was ended by {_signal_name(-code)}")
@@ -77,8 +72,9 @@ def _signal_name(number: int) -> str:
 
 def mlx(told: Told, *, is_packed: bool) -> Finding:
     if told.facts is None:
-        fix = told.hint or cpu.way_to_mlx()
-        if is_packed:
+        general = cpu.way_to_mlx()
+        fix = told.hint or general
+        if is_packed and fix == general:  # which is to ask the doctor
             fix = "if its own files are whole, this build does not go with this system: pip install mlxone"
         return fail("mlx", told.trouble, fix)
     kind = {"apple": "Apple GPU", "cuda": "NVIDIA GPU", "cpu": "CPU"}.get(str(told.kind), told.kind)

@@ -1,12 +1,14 @@
-"""The places mlxone reads and writes: whether it may, and how much room there is. Makes none of them.
+"""The places mlxone reads and writes: whether it may, and how much room there is.
 
-`access` is `os.access` everywhere but in tests.
+What the system says of its rights is not all of it (a disk may be read-only, or full), so where something
+must be written something is, and taken away again. `access` is `os.access` everywhere but in tests.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -15,32 +17,47 @@ from mlxone.service.checkup.findings import Finding, Status, ok, warn
 
 Access = Callable[[Path, int], bool]
 Room = Callable[[Path], int | None]
+PROBE = ".mlxone-doctor-"  # the names of what is made to see whether it can be
 LITTLE_ROOM = 2 * 10**9  # a small model's download
 
 
-def writable(place: Path, access: Access = os.access) -> str:
-    """Why nothing can be written there, nor the folder be made; empty if it can."""
+def unusable(place: Path, access: Access = os.access) -> str:
+    """Why nothing can be kept there, nor the folder be made; empty if it can."""
     nearest = next((above for above in (place, *place.parents) if os.path.lexists(above)), Path("/"))
-    if not nearest.is_dir():
+    if not os.path.isdir(nearest):
         return f"{nearest} is not a folder"
-    if access(nearest, os.W_OK | os.X_OK):
-        return ""
-    return f"{nearest} cannot be written to"
+    if not access(nearest, os.W_OK | os.X_OK):
+        return f"{nearest} cannot be written to"
+    if nearest == place and not access(nearest, os.R_OK):
+        return f"{nearest} cannot be read"
+    return _refused(nearest, as_folder=nearest != place)
+
+
+def _refused(place: Path, *, as_folder: bool) -> str:
+    try:
+        if as_folder:
+            os.rmdir(tempfile.mkdtemp(prefix=PROBE, dir=place))
+        else:
+            tempfile.NamedTemporaryFile(prefix=PROBE, dir=place).close()
+    except OSError as error:
+        return f"{place} takes no {'folder' if as_folder else 'file'}: {error.strerror or error}"
+    return ""
 
 
 def readable(place: Path, access: Access = os.access) -> str:
-    if not place.is_dir():
+    if not os.path.isdir(place):
         return "is not a folder" if os.path.lexists(place) else "is not there"
     return "" if access(place, os.R_OK | os.X_OK) else "cannot be read"
 
 
 def room(place: Path) -> int | None:
-    """Bytes free for us on the disk it is on, or would be."""
+    """Bytes free for us on the disk it is on, or would be; of what is no disk (/proc) it is not known."""
     for above in (place, *place.parents):
         try:
-            return shutil.disk_usage(above).free
+            disk = shutil.disk_usage(above)
         except OSError:
             continue
+        return disk.free if disk.total else None
     return None
 
 
@@ -48,8 +65,8 @@ def folder(
     name: str, place: Path, fix: str, *, without: Status = "fail", access: Access = os.access
 ) -> Finding:
     """A folder that must be writable; `without` says how bad it is where it is not."""
-    trouble = writable(place, access)
-    exists = place.is_dir()
+    trouble = unusable(place, access)
+    exists = os.path.isdir(place)
     details = {"path": str(place), "exists": exists}
     if trouble:
         return Finding(
@@ -91,16 +108,17 @@ def registry(path: Path, count: int, notices: Sequence[str]) -> Finding:
     return ok("registry", f"{count} model{'' if count == 1 else 's'} in {path}", about)
 
 
-def starter(bundled: Path, prepared: Path, whole: Path | None, cached: Path | None, way: str) -> Finding:
-    """`whole` is the folder that would be used, `cached` what would be in its place."""
-    used = whole or cached
+def starter(bundled: Path, prepared: Path, used: Path | None, way: str, *, is_default: bool) -> Finding:
+    """`used` is the folder it would be read from; `is_default`: by a command that names no model."""
     details = {"path": str(used) if used else None}
-    if whole == bundled:
+    if used == bundled:
         return ok("starter", "inside this program", details)
     if bundled.is_dir():
         return warn("starter", f"{bundled} is not whole", f"download mlxone again, or {way}", details)
     if prepared.is_dir() and used is None:
         return warn("starter", f"{prepared} is not whole", f"delete it, then {way}", details)
+    if used is None and not is_default:
+        return ok("starter", "not on this machine, and another model is set", details)
     if used is None:
         return warn("starter", "not on this machine: a command without a model has to fetch it", way, details)
     return ok("starter", str(used), details)

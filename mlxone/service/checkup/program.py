@@ -118,10 +118,21 @@ def environment(environ: Mapping[str, str]) -> Finding:
     """The variables that change what mlxone does; what may be a secret is not shown."""
     found = {name: _shown(name, value) for name, value in sorted(environ.items()) if _matters(name) and value}
     names = ", ".join(found) or "no variable"
-    if "$" in environ.get("MLXONE_HOME", ""):
+    trouble = _home_trouble(environ.get("MLXONE_HOME", ""))
+    if trouble:
         fix = "write out the folder: only a leading ~/ is expanded"
-        return warn("environment", "MLXONE_HOME holds a $, which stands for itself", fix, found)
+        return warn("environment", f"MLXONE_HOME {trouble}", fix, found)
     return ok("environment", f"{names} set", found)
+
+
+def _home_trouble(home: str) -> str:
+    if "$" in home:
+        return "holds a $, which stands for itself"
+    if not home or home == "~" or home.startswith(("/", "~/")):
+        return ""
+    if home.startswith("~"):
+        return f"is {home!r}: a ~ with a name stands for itself"
+    return f"is {home!r}: another folder in each working directory"
 
 
 def _matters(name: str) -> bool:

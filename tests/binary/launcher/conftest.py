@@ -20,6 +20,11 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     return tinies.make(tmp_path_factory.mktemp("tiny"))
 
 
+@pytest.fixture(scope="session")
+def strange(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    return tinies.strange(tmp_path_factory.mktemp("strange"))
+
+
 @pytest.fixture
 def home() -> Iterator[Home]:
     """In /tmp itself: the folder around a fallback must let in whoever a test wants to be."""

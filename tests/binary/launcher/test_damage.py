@@ -174,6 +174,21 @@ def test_a_damaged_runtime_in_use_is_set_aside_and_removed_later(home: Home, tin
     works(home, tiny)
 
 
+def test_a_disk_that_makes_up_its_inodes_and_sizes_of_folders_is_no_damage(home: Home, strange: Tiny):
+    home.env["DISK"] = "remote"
+    works(home, strange)
+    settled = (home.runtimes / strange.name).stat()
+    works(home, strange)
+    assert (home.runtimes / strange.name).stat() == settled
+
+
+def test_a_broken_disk_is_no_damage_to_the_executable(home: Home, strange: Tiny):
+    home.env["DISK"] = "worn out"
+    said = home.run(strange, *ECHO)
+    assert said.code == 9 and "download it again" not in said.err
+    assert f"no place to unpack into: neither {home.place} (Bad message)" in said.err
+
+
 @pytest.mark.parametrize("part", range(12))
 def test_a_damaged_executable_says_so_and_leaves_nothing(home: Home, tiny: Tiny, part: int):
     content = bytearray(tiny.file.read_bytes())

@@ -150,6 +150,24 @@ with open({str(report)!r}, "w") as file:
     works(home, tiny)
 
 
+@pytest.mark.parametrize("times", ["first", "second", "after a place that failed"])
+def test_one_descriptor_more_reaches_the_program_and_that_is_its_runtime(home: Home, tiny: Tiny, times: str):
+    if times == "second":
+        works(home, tiny)
+    elif times != "first":
+        home.runtimes.mkdir(parents=True)
+        home.runtimes.chmod(0o777)
+    code = """
+import os, sys
+for fd in range(3, 256):
+    try: found = os.fstat(fd)
+    except OSError: continue
+    print(os.path.samestat(found, os.stat(os.path.dirname(sys.argv[1]))))
+"""
+    place = home.fallback if times == "after a place that failed" else home.place
+    assert home.run(tiny, *python(code), str(place / "runtime" / tiny.name / "mlxone")).out == "True\n"
+
+
 def test_umask_and_ignored_signals_pass_untouched_and_settle_nothing(home: Home, tiny: Tiny):
     report = [
         "sh",

@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import time
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +19,7 @@ from tests.binary.launcher.tiny import (
     Tiny,
     contents,
     ended,
+    flip,
     names,
     works,
 )
@@ -43,20 +45,36 @@ def test_20_at_once_unpack_once(home: Home, big: Tiny, before: str):
     works(home, big)
 
 
-def test_killed_at_20_random_moments(home: Home, big: Tiny):
+def test_8_at_once_where_nobody_can_lock(home: Home, tmp_path: Path):
+    """All unpack, one is the first, and the others start what that one made."""
+    big = tinies.strange(tmp_path, files=200)
+    home.env["DISK"] = "no locks"
+    said = [ended(child) for child in [home.start(big, *ECHO, "hello") for _ in range(8)]]
+    assert said == [Said(0, "hello\n", "")] * 8
+    works(home, big)
+
+
+@pytest.mark.parametrize("before", ["nothing", "damage"])
+def test_killed_at_20_random_moments(home: Home, big: Tiny, before: str):
     began = time.monotonic()
     works(home, big)
     seconds, whole, chance = time.monotonic() - began, contents(home.runtimes / big.name), random.Random(5)
     unfinished = 0
     for part in range(20):
-        shutil.rmtree(home.runtimes / big.name)
+        if before == "nothing":
+            shutil.rmtree(home.runtimes / big.name)
+        else:
+            flip(home.runtimes / big.name / "_internal" / "0.bin")
         child = home.start(big, "true")
         time.sleep(seconds * (part + chance.random()) / 20)
         child.kill()
         ended(child)
-        unfinished += not (home.runtimes / big.name).exists()
-        works(home, big)
+        unfinished += any(name.startswith(".unpack-") for name in names(home.runtimes))
+        assert home.run(big, *ECHO, "hello") == Said(0, "hello\n", "")
         assert contents(home.runtimes / big.name) == whole
+    # Killed between its last rename and the end, it leaves what it set aside to whoever unpacks next.
+    (home.runtimes / big.name / "stamp").unlink()
+    works(home, big)
     assert unfinished >= 3, "it was killed too late nearly each time"
 
 
@@ -74,5 +92,50 @@ def test_who_waits_for_another_start_says_so_at_a_terminal(home: Home, tiny: Tin
         )
         assert names(home.runtimes) == []
     assert ended(child).out == "hello\n"
+    os.close(theirs)
+    os.close(ours)
+
+
+@pytest.mark.parametrize("gone", ["the lock", "its folder"])
+def test_a_lock_that_is_deleted_while_one_waits_for_it_counts_no_more(home: Home, tiny: Tiny, gone: str):
+    """As `mlxone uninstall` does; and another start may hold a new one."""
+
+    def waits() -> None:
+        assert os.read(ours, 1000).startswith(b"mlxone: waiting for another start")
+
+    home.runtimes.mkdir(parents=True)
+    home.runtimes.chmod(0o700)
+    lock = home.runtimes / ".lock"
+    ours, theirs = os.openpty()
+    with lock.open("w") as first:
+        fcntl.flock(first, fcntl.LOCK_EX)
+        child = home.start(tiny, *ECHO, "hello", stderr=theirs)
+        waits()
+        lock.unlink()
+        if gone == "its folder":
+            home.runtimes.rmdir()
+            home.runtimes.mkdir(mode=0o700)
+        with lock.open("w") as second:
+            fcntl.flock(second, fcntl.LOCK_EX)
+            first.close()
+            waits()
+            assert names(home.runtimes) == []
+    assert ended(child).out == "hello\n"
+    assert names(home.runtimes) == [tiny.name]
+    os.close(theirs)
+    os.close(ours)
+
+
+def test_a_place_that_is_removed_while_one_waits_for_it_is_made_anew(home: Home, tiny: Tiny):
+    home.runtimes.mkdir(parents=True)
+    home.runtimes.chmod(0o700)
+    ours, theirs = os.openpty()
+    with (home.runtimes / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        child = home.start(tiny, *ECHO, "hello", stderr=theirs)
+        os.read(ours, 1000)
+        shutil.rmtree(home.place)
+    assert ended(child).out == "hello\n"
+    works(home, tiny)
     os.close(theirs)
     os.close(ours)

@@ -116,6 +116,54 @@ def test_folders_of_somebody_else(home: Home, tiny: Tiny, what: str):
     falls_back(home, tiny, "belongs to somebody else")
 
 
+@root_only
+@pytest.mark.parametrize("runtime", ["there", "not there"])
+def test_a_place_of_somebody_else(home: Home, tiny: Tiny, runtime: str):
+    """Who could replace `runtime` at any time, though that is ours."""
+    if runtime == "there":
+        works(home, tiny)
+    else:
+        home.place.mkdir(parents=True)
+    os.chown(home.place, 65534, 65534)
+    falls_back(home, tiny, "it belongs to somebody else")
+    assert [path.name for path in home.place.iterdir()] == (["runtime"] if runtime == "there" else [])
+
+
+@root_only
+@pytest.mark.parametrize("below", ["", ".cache"])
+def test_no_folders_are_made_in_the_home_of_somebody_else(home: Home, tiny: Tiny, below: str):
+    """As sudo leaves HOME."""
+    (home.root / below).mkdir(exist_ok=True)
+    os.chown(home.root / below, 65534, 65534)
+    falls_back(home, tiny, f"{re.escape(str(home.root / below))} belongs to somebody else")
+    assert not home.place.exists() and (home.root / ".cache").exists() == bool(below)
+
+
+@root_only
+@pytest.mark.parametrize("mode", [0o755, 0o1777])
+def test_a_place_is_made_below_the_systems_folders_and_common_ones(home: Home, tiny: Tiny, mode: int):
+    around = home.root / "around"
+    around.mkdir()
+    around.chmod(mode)
+    if mode == 0o1777:
+        os.chown(around, 65534, 65534)
+    home.env["MLXONE_HOME"] = str(around / "not yet" / "there")
+    works(home, tiny, place=around / "not yet" / "there")
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o702, 0o1777])
+def test_a_place_that_anybody_may_write_to(home: Home, tiny: Tiny, mode: int):
+    works(home, tiny)
+    home.place.chmod(mode)
+    falls_back(home, tiny, "anybody may write to it")
+
+
+def test_a_place_that_a_group_may_write_to(home: Home, tiny: Tiny):
+    works(home, tiny)
+    home.place.chmod(0o775)
+    works(home, tiny)
+
+
 def test_a_folder_with_a_colon_cannot_hold_libraries(home: Home, tiny: Tiny):
     home.env["MLXONE_HOME"] = str(home.root / "a:b")
     falls_back(home, tiny, "colon")
@@ -142,12 +190,12 @@ def test_a_read_only_home_with_a_whole_runtime_is_used(home: Home, tiny: Tiny, m
 def test_a_home_without_permission(home: Home, tiny: Tiny):
     for folder in (home.root, home.temporary):
         folder.chmod(0o1777)
-    home.env["MLXONE_HOME"] = str(home.root / "closed")
+    home.env["MLXONE_HOME"] = str(home.root / "closed" / "below")
     (home.root / "closed").mkdir(mode=0o755)
     reachable = tiny.copied(home.root / "tiny")
     said = home.run(reachable, *ECHO, "hello", user=65534)
     assert (said.code, said.out) == (0, "hello\n")
-    assert "closed cannot be used (Permission denied)" in said.err
+    assert "closed/below cannot be used (Permission denied)" in said.err
     assert names(home.temporary / "mlxone-65534" / "runtime") == [tiny.name]
 
 
@@ -170,6 +218,8 @@ def test_a_home_that_became_noexec(home: Home, tiny: Tiny, mounts: None):
     assert (
         said.out == f"{home.fallback / 'runtime' / tiny.name / '_internal'}\n\n"
     )  # nothing of the first try
+    code = "import os; print(sum(os.path.exists(f'/proc/self/fd/{fd}') for fd in range(3, 256)))"
+    assert home.run([*with_mounts(setup), tiny.file], *python(code)).out == "1\n"
 
 
 def too_small(home: Home, tiny: Tiny) -> Said:
@@ -194,9 +244,8 @@ def refuses_fallback(home: Home, tiny: Tiny, why: str) -> None:
     del home.env["HOME"]
     said = home.run(tiny, *ECHO)
     assert (said.code, said.out) == (9, "")
-    assert re.fullmatch(
-        rf"mlxone: [^\n]*{re.escape(str(home.fallback))} \({why}[^\n]*\); [^\n]*\n", said.err
-    ), said.err
+    first = rf"mlxone: no place to unpack into: {re.escape(str(home.fallback))} \({why}[^\n]*\); [^\n]*\n"
+    assert re.fullmatch(first, said.err), said.err
 
 
 def test_a_link_prepared_by_somebody_else(home: Home, tiny: Tiny):

@@ -12,6 +12,7 @@ from tests.binary.launcher.tiny import (
     Home,
     Tiny,
     ended,
+    names,
     running,
     works,
 )
@@ -49,32 +50,50 @@ def test_the_runtime_of_another_executable_stays_while_that_is_there(
     works(home, versions[1].copied(home.root / "second"))
 
 
+LEFTOVERS = (".unpack-1-2", ".unpack-12345-2fa0b1c", ".old-3-0", ".old-99-0a1b2c3d")
+STRANGERS = (
+    "notes",
+    "0.9-x123456789abcdef",
+    "0.9-0123456789ABCDEF",
+    "my-0123456789abcdef",
+    ".hidden",
+    ".old-photos",
+    ".old-1",
+    ".old-1-",
+    ".old--1",
+    ".old-1-2-3",
+    ".old-a-1",
+    ".old-1-0A",
+    ".unpack-me",
+    ".unpack-1-g",
+    ".unpack-1-2.zip",
+)
+
+
 def test_leftovers_and_useless_runtimes_go_and_strange_things_stay(home: Home, tiny: Tiny):
     precious = home.root / "precious"
     precious.mkdir()
     (precious / "file").write_text("mine")
-    for name in (
-        ".unpack-1-2",
-        ".old-3-0",
-        "0.9-0123456789abcdef",
-        "notes",
-        "0.9-x123456789abcdef",
-        ".hidden",
-    ):
+    for name in (*LEFTOVERS, *STRANGERS, "0.9-0123456789abcdef", "0.8-0123456789abcdef"):
         inside = home.runtimes / name / "deep" / "er"
         inside.mkdir(parents=True)
         (inside / "file").touch()
         (inside / "away").symlink_to(precious)
         (inside.parent / "away").symlink_to("/")
         inside.parent.chmod(0)
-    (home.runtimes / ".unpack-link").symlink_to(precious)
-    (home.runtimes / ".old-file").touch()
+    (home.runtimes / "0.9-0123456789abcdef" / "manifest.json").touch()
+    (home.runtimes / "0.8-0123456789abcdef" / "stamp").write_text("origin /nowhere/mlxone\n")
+    (home.runtimes / "my-0123456789abcdef" / "stamp").write_text("of 1840, one penny\n")
+    (home.runtimes / "my-0123456789abcdef" / "manifest.json").mkdir()
+    (home.runtimes / ".unpack-5-1").symlink_to(precious)
+    (home.runtimes / ".old-5-1").touch()
     (home.runtimes / "1.1-0123456789abcdef").symlink_to(precious)
     (home.runtimes / "file").touch()
     home.runtimes.chmod(0o700)
-    works(home, tiny, "notes", "0.9-x123456789abcdef", ".hidden", "1.1-0123456789abcdef", "file")
+    works(home, tiny, *STRANGERS, "1.1-0123456789abcdef", "file")
     assert (precious / "file").read_text() == "mine"
-    for name in ("notes", "0.9-x123456789abcdef", ".hidden"):
+    for name in STRANGERS:
+        assert (home.runtimes / name / "deep").stat().st_mode & 0o777 == 0
         (home.runtimes / name / "deep").chmod(0o700)  # for who cleans up behind the test
 
 
@@ -87,3 +106,35 @@ def test_a_half_made_runtime_of_one_at_work_stays(home: Home, tiny: Tiny):
     fcntl.flock(at_work, fcntl.LOCK_SH)
     works(home, tiny, ".unpack-1-2")
     os.close(at_work)
+
+
+def test_where_nobody_can_lock_leftovers_go_after_a_day(home: Home, strange: Tiny, versions: list[Tiny]):
+    """A day since they became leftovers, whatever the times in an archive say."""
+    home.env["DISK"] = "no locks"
+    home.runtimes.mkdir(parents=True)
+    home.runtimes.chmod(0o700)
+    for name in LEFTOVERS:
+        (home.runtimes / name).mkdir()
+        os.utime(home.runtimes / name, (0, 0))
+    works(home, strange, *LEFTOVERS)
+    home.env["DISK"] += ", two days later"
+    (home.runtimes / strange.name / "stamp").unlink()
+    assert home.run(strange, "true").code == 0
+    assert not {*LEFTOVERS} & {*names(home.runtimes)}
+
+
+def test_nothing_is_done_through_a_link_that_cannot_be_removed(home: Home, tiny: Tiny):
+    user = 65534 if os.geteuid() == 0 else None
+    precious = home.root / "precious"
+    precious.mkdir(mode=0o755)
+    home.runtimes.mkdir(parents=True)
+    (home.runtimes / ".lock").touch()
+    (home.runtimes / ".old-1-1").symlink_to(precious)
+    home.runtimes.chmod(0o500)
+    if user is not None:
+        for path in (home.root, *home.root.rglob("*")):
+            os.chown(path, user, user, follow_symlinks=False)
+    assert home.run(tiny.copied(home.root / "tiny"), "true", user=user).code == 0
+    assert (home.runtimes / ".old-1-1").is_symlink()
+    assert precious.stat().st_mode & 0o777 == 0o755
+    home.runtimes.chmod(0o700)

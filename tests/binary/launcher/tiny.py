@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import random
+import shlex
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,8 @@ from packer import launcher, payload
 ROOT = Path(__file__).parents[3]
 WORK = ROOT / "build" / "launcher"  # where the build keeps zstd's compiled decoder
 COMPILER = os.environ.get("CC") or "cc"
+STRANGE_DISK = Path(__file__).with_name("strange_disk.c")
+STRANGE_CALLS = ("flock", "fstat", "fstatat", "renameat", "symlinkat", "time")
 ECHO = ["sh", "-c", 'echo "$@"', "sh"]
 PATIENCE = 120
 
@@ -63,6 +66,12 @@ def make(
     )
     shutil.rmtree(tree)
     return Tiny(folder / "tiny", manifest.name, manifest.size, (folder / "payload").read_bytes())
+
+
+def strange(folder: Path, *, files: int = 3) -> Tiny:
+    """One whose disk is as $DISK says: strange_disk.c knows the words."""
+    renamed = (f"-D{call}=strange_{call}" for call in STRANGE_CALLS)
+    return make(folder, files=files, cc=shlex.join([*shlex.split(COMPILER), *renamed, str(STRANGE_DISK)]))
 
 
 @dataclass(frozen=True)

@@ -83,8 +83,24 @@ def test_the_program_without_mlx():
 
 
 def test_a_binary_is_not_told_to_install_a_backend():
-    found = device.mlx(Told(trouble="x", hint="`mlxone doctor` looks"), is_packed=True)
-    assert "mlxone[cpu]" not in found.fix and "doctor" not in found.fix
+    from mlxone.backend import cpu
+
+    for hint in ("", cpu.way_to_mlx()):
+        found = device.mlx(Told(trouble="x", hint=hint), is_packed=True)
+        assert "mlxone[cpu]" not in found.fix and "doctor" not in found.fix and "this build" in found.fix
+
+
+@pytest.mark.parametrize("is_packed", [True, False])
+@pytest.mark.parametrize(
+    ("variable", "way"), [("MLXONE_CPU", "it may be auto"), ("MLXONE_BLAS", "correct or unset")]
+)
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux's variables")
+def test_the_programs_own_way_out_counts(
+    is_packed: bool, variable: str, way: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv(variable, "/nope")
+    found = device.mlx(device.ask(), is_packed=is_packed)
+    assert found.status == "fail" and variable in found.message and found.fix.startswith(way)
 
 
 @given(st.integers(-70, 255), st.text(), st.text())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -48,7 +50,7 @@ def test_a_file_in_the_way(tmp_path: Path, below: str):
     found = folders.folder("home", tmp_path / "file" / below, "fix it")
     assert found.status == "fail" and f"{tmp_path / 'file'} is not a folder" in found.message
     (tmp_path / "dead").symlink_to("nothing")
-    assert folders.writable(tmp_path / "dead" / below).endswith("dead is not a folder")
+    assert folders.unusable(tmp_path / "dead" / below).endswith("dead is not a folder")
 
 
 def test_what_is_asked_of_the_system(tmp_path: Path):
@@ -58,9 +60,43 @@ def test_what_is_asked_of_the_system(tmp_path: Path):
         asked.append((place, how))
         return True
 
-    assert folders.writable(tmp_path / "new", access) == ""
+    assert folders.unusable(tmp_path / "new", access) == ""
+    assert folders.unusable(tmp_path, access) == ""
     assert folders.readable(tmp_path, access) == ""
-    assert asked == [(tmp_path, os.W_OK | os.X_OK), (tmp_path, os.R_OK | os.X_OK)]
+    may_write, may_read = (tmp_path, os.W_OK | os.X_OK), (tmp_path, os.R_OK)
+    assert asked == [may_write, may_write, may_read, (tmp_path, os.R_OK | os.X_OK)]
+
+
+def test_a_folder_that_cannot_be_listed(tmp_path: Path):
+    """Mode 0300. Of a folder above, which is only gone through, it is not asked."""
+
+    def access(place: Path, how: int) -> bool:
+        return not how & os.R_OK
+
+    found = folders.folder("home", tmp_path, "fix it", access=access)
+    assert (found.status, found.message) == ("fail", f"{tmp_path} cannot be read")
+    assert folders.folder("home", tmp_path / "new", "fix it", access=access).status == "ok"
+
+
+def test_it_is_tried_and_nothing_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    before = tmp_path.stat().st_mtime_ns
+    assert folders.unusable(tmp_path) == folders.unusable(tmp_path / "a" / "b") == ""
+    assert list(tmp_path.iterdir()) == [] and tmp_path.stat().st_mtime_ns > before
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("tempfile.NamedTemporaryFile", refuse)
+    monkeypatch.setattr("tempfile.mkdtemp", refuse)
+    assert folders.unusable(tmp_path, everybody) == f"{tmp_path} takes no file: Read-only file system"
+    assert folders.unusable(tmp_path / "a", everybody) == f"{tmp_path} takes no folder: Read-only file system"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a folder that takes nothing from anybody")
+def test_one_that_nobody_can_make():
+    found = folders.folder("home", Path("/proc/nope"), "fix it")
+    assert found.status == "fail" and "/proc" in found.message
+    assert folders.room(Path("/proc/nope")) is None
 
 
 def test_folders_with_models(tmp_path: Path):
@@ -109,11 +145,12 @@ def test_the_registry(notices: list[str], status: str):
 def test_the_starter(tmp_path: Path):
     bundled, prepared, cached = tmp_path / "bundled", tmp_path / "prepared", tmp_path / "cached"
 
-    def said(whole: Path | None, cached: Path | None) -> tuple[str, str, str]:
-        found = folders.starter(bundled, prepared, whole, cached, "get it")
+    def said(whole: Path | None, cached: Path | None, is_default: bool = True) -> tuple[str, str, str]:
+        found = folders.starter(bundled, prepared, whole or cached, "get it", is_default=is_default)
         return found.status, found.message, found.fix
 
     assert said(None, None)[0] == "warn" and said(None, None)[2] == "get it"
+    assert said(None, None, False) == ("ok", "not on this machine, and another model is set", "")
     assert said(None, cached) == ("ok", str(cached), "")
     prepared.mkdir()
     assert said(prepared, cached) == ("ok", str(prepared), "")

@@ -181,9 +181,24 @@ def test_variables_are_shown_but_for_secrets():
     assert program.environment({"LANG": "C"}).message == "no variable set"
 
 
-def test_a_home_with_a_dollar_is_noticed():
-    found = program.environment({"MLXONE_HOME": "$HOME/x"})
-    assert found.status == "warn" and "~/" in found.fix
+@pytest.mark.parametrize(
+    ("home", "trouble"),
+    [
+        ("$HOME/x", "holds a $"),
+        ("/x/$USER", "holds a $"),
+        ("~x/y", "a ~ with a name"),
+        ("x/y", "another folder in each"),
+        (".", "another folder in each"),
+    ],
+)
+def test_a_home_that_is_not_what_it_seems_is_noticed(home: str, trouble: str):
+    found = program.environment({"MLXONE_HOME": home})
+    assert found.status == "warn" and trouble in found.message and "~/" in found.fix
+
+
+@pytest.mark.parametrize("home", ["", "/x/y", "~", "~/x"])
+def test_a_home_that_is(home: str):
+    assert program.environment({"MLXONE_HOME": home}).status == "ok"
 
 
 def test_hashing_reads_whole_files(tmp_path: Path):
