@@ -83,7 +83,7 @@ enum unpacked unpack_archive(int folder, struct entries *entries);
 
 /* ---- sweep.c */
 void sweep(int runtimes, const char *own_path);
-void sweep_leftover(int runtimes, const char *name);
+void remove_aside(int runtimes, const char *name);
 bool set_aside(int runtimes, const char *name, char **aside); /* as a leftover; false: see errno */
 bool remove_if_free(int runtimes, const char *name);          /* false: it is still there */
 void remove_tree(int parent, const char *name);

@@ -74,11 +74,12 @@ static bool is_private(struct place *place) {
     return true;
 }
 
-/* Its group may write to it: with a umask of 002 that is a group of one. */
+/* Root could replace anything anyway, and gives folders to groups of users. The group may write to it: with a
+ * umask of 002 that is a group of one. */
 static bool is_ours(struct place *place, int folder) {
     struct stat found;
     if (fstat(folder, &found) != 0) return refuse(place, strerror(errno));
-    if (found.st_uid != geteuid()) return refuse(place, "it belongs to somebody else");
+    if (found.st_uid != geteuid() && found.st_uid != 0) return refuse(place, "it belongs to somebody else");
     if ((found.st_mode & S_IWOTH) != 0) return refuse(place, "anybody may write to it: chmod o-w puts that right");
     return true;
 }

@@ -14,7 +14,7 @@ enum { MOST_TRIES = 3 };
 
 /* Where nobody can lock, others may have filled the name meanwhile. */
 static void put_back(int runtimes, const char *aside) {
-    if (renameat(runtimes, aside, runtimes, RUNTIME_NAME) != 0) sweep_leftover(runtimes, aside);
+    if (renameat(runtimes, aside, runtimes, RUNTIME_NAME) != 0) remove_aside(runtimes, aside);
 }
 
 /* Tried before anything is unpacked: a folder from a lower layer of a container's disk (overlayfs) cannot be
@@ -49,7 +49,7 @@ int put_in_place(struct place *place, const char *staged, int runtime) {
         if (other >= 0 || place->why != NULL) return other;
         if (!set_aside(runtimes, RUNTIME_NAME, &aside)) continue; /* it may just have gone */
         if (renameat(runtimes, staged, runtimes, RUNTIME_NAME) == 0) {
-            sweep_leftover(runtimes, aside);
+            remove_aside(runtimes, aside);
             return runtime;
         }
         problem = errno;

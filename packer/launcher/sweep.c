@@ -111,12 +111,28 @@ static bool is_leftover_name(const char *name) {
     return false;
 }
 
+/* A name proves nothing: a folder of somebody's own may have it. */
+static bool holds_only_parts(int folder) {
+    static const char *const parts[] = {"mlxone",       "_internal", "manifest.json",
+                                        "licenses.txt", "stamp",     "site-packages"}; /* the last: a zipapp's */
+    struct entries names = names_in(folder);
+    bool only = true;
+    for (size_t i = 0; i < names.count; i++) {
+        bool known = false;
+        for (size_t j = 0; j < sizeof parts / sizeof *parts; j++) known = known || strcmp(names.paths[i], parts[j]) == 0;
+        only = only && known;
+        free(names.paths[i]);
+    }
+    free(names.paths);
+    return only;
+}
+
 /* Without a stamp its own executable would unpack it anew as well, if it is a runtime at all. */
 static bool is_replaced(int folder, const char *own_path) {
     struct stat manifest;
     char *origin = read_origin(folder);
     if (origin == NULL)
-        return fstatat(folder, "manifest.json", &manifest, AT_SYMLINK_NOFOLLOW) == 0 && S_ISREG(manifest.st_mode);
+        return fstatat(folder, "manifest.json", &manifest, AT_SYMLINK_NOFOLLOW) == 0 && holds_only_parts(folder);
     return strcmp(origin, own_path) == 0 || (access(origin, F_OK) != 0 && errno == ENOENT);
 }
 
@@ -129,7 +145,14 @@ static void sweep_version(int runtimes, const char *name, const char *own_path) 
     close(folder);
 }
 
-void sweep_leftover(int runtimes, const char *name) {
+static void sweep_leftover(int runtimes, const char *name) {
+    int folder = open_folder(runtimes, name);
+    if (folder < 0) return;
+    if (holds_only_parts(folder) && is_free(folder, true)) remove_tree(runtimes, name);
+    close(folder);
+}
+
+void remove_aside(int runtimes, const char *name) {
     int folder = open_folder(runtimes, name);
     if (folder < 0 || is_free(folder, true)) remove_tree(runtimes, name);
     if (folder >= 0) close(folder);

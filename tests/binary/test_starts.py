@@ -148,7 +148,7 @@ def forge_stamp(runtime: Path, name: str) -> None:
     times = [f"{ns // 10**9}.{ns % 10**9:09}" for ns in (now.st_mtime_ns, now.st_ctime_ns)]
     lines = stamp.read_text().splitlines(keepends=True)
     [at] = [at for at, line in enumerate(lines) if line.endswith(f" {name}\n")]
-    lines[at] = " ".join([*lines[at].split(" ")[:2], *times, f"{name}\n"])
+    lines[at] = " ".join([lines[at].split(" ")[0], *times, f"{name}\n"])
     stamp.write_text("".join(lines))  # in place: a new file would change the time of its folder
 
 

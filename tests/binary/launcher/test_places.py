@@ -130,6 +130,18 @@ def test_a_place_of_somebody_else(home: Home, tiny: Tiny, runtime: str):
 
 
 @root_only
+def test_a_place_that_root_gave_to_our_group(home: Home, tiny: Tiny):
+    """As a volume of a cluster: root could replace anything there anyway."""
+    home.place.mkdir(parents=True)
+    for folder in (home.root, home.place):
+        os.chown(folder, 0, 65534)
+        folder.chmod(0o2775)
+    said = home.run(tiny.copied(home.root / "tiny"), "true", user=65534, group=65534, extra_groups=[])
+    assert said == Said(0, "", "")
+    assert home.runtimes.stat().st_uid == 65534
+
+
+@root_only
 @pytest.mark.parametrize("below", ["", ".cache"])
 def test_no_folders_are_made_in_the_home_of_somebody_else(home: Home, tiny: Tiny, below: str):
     """As sudo leaves HOME."""

@@ -58,6 +58,8 @@ STRANGERS = (
     "my-0123456789abcdef",
     ".hidden",
     ".old-photos",
+    ".old-2024-01",
+    "build-0123456789abcdef",
     ".old-1",
     ".old-1-",
     ".old--1",
@@ -75,13 +77,15 @@ def test_leftovers_and_useless_runtimes_go_and_strange_things_stay(home: Home, t
     precious.mkdir()
     (precious / "file").write_text("mine")
     for name in (*LEFTOVERS, *STRANGERS, "0.9-0123456789abcdef", "0.8-0123456789abcdef"):
-        inside = home.runtimes / name / "deep" / "er"
+        part = "deep" if name in STRANGERS else "_internal"
+        inside = home.runtimes / name / part / "er"
         inside.mkdir(parents=True)
         (inside / "file").touch()
         (inside / "away").symlink_to(precious)
         (inside.parent / "away").symlink_to("/")
         inside.parent.chmod(0)
     (home.runtimes / "0.9-0123456789abcdef" / "manifest.json").touch()
+    (home.runtimes / "build-0123456789abcdef" / "manifest.json").touch()
     (home.runtimes / "0.8-0123456789abcdef" / "stamp").write_text("origin /nowhere/mlxone\n")
     (home.runtimes / "my-0123456789abcdef" / "stamp").write_text("of 1840, one penny\n")
     (home.runtimes / "my-0123456789abcdef" / "manifest.json").mkdir()
@@ -90,7 +94,7 @@ def test_leftovers_and_useless_runtimes_go_and_strange_things_stay(home: Home, t
     (home.runtimes / "1.1-0123456789abcdef").symlink_to(precious)
     (home.runtimes / "file").touch()
     home.runtimes.chmod(0o700)
-    works(home, tiny, *STRANGERS, "1.1-0123456789abcdef", "file")
+    works(home, tiny, *STRANGERS, ".unpack-5-1", ".old-5-1", "1.1-0123456789abcdef", "file")
     assert (precious / "file").read_text() == "mine"
     for name in STRANGERS:
         assert (home.runtimes / name / "deep").stat().st_mode & 0o777 == 0
