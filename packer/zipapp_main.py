@@ -119,7 +119,8 @@ def main():
     # type: () -> None
     wrong = misfit(BUILT_FOR, here())
     if wrong:
-        sys.stderr.write("mlxone: " + wrong + "\n")
+        if sys.stderr is not None:  # as it is where it was closed
+            sys.stderr.write("mlxone: " + wrong + "\n")
         sys.exit(EXIT_CODE)
     keep_our_paths()  # before anything else is imported
     import zipapp_start  # type: ignore[import-not-found] # beside this one in the archive

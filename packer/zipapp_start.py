@@ -17,8 +17,8 @@ import stat
 import sys
 import time
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,14 +26,15 @@ NO_ROOM = 9  # "disk full or not accessible"; docs/exit-codes.md
 INTERRUPTED = 130
 STAMP = "stamp"  # "origin PATH", a line for each file, "end COUNT"
 ORIGIN = "origin "
+NO_MORE_ROOM = {errno.ENOSPC, errno.EDQUOT}
 LOCKS_UNKNOWN = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 A_DAY = 24 * 60 * 60
 
-# The folder may be one that others unpack into too: only what bears a name that we give is ours.
-RUNTIME = re.compile(
-    r"[^.].*(_[0-9a-f]{64}|-[0-9a-f]{16})"
-)  # the zipapp's FILE_BUILD, the binary's VERSION-HASH
+# The folder may be one that others unpack into too: only what bears a name that we give is ours, and only
+# if nothing lies in it that is no part of a runtime, the zipapp's or the binary's.
+RUNTIME = re.compile(r"[^.].*(_[0-9a-f]{64}|-[0-9a-f]{16})")  # FILE_BUILD, the binary's VERSION-HASH
 LEFTOVER = re.compile(r"\.(unpack|old)-[0-9]+-[0-9a-f]+")
+PARTS = {"site-packages", STAMP, f"{STAMP}.new", "mlxone", "_internal", "manifest.json", "licenses.txt"}
 
 
 class Damaged(Exception):
@@ -41,6 +42,7 @@ class Damaged(Exception):
 
 
 def start(build_id: str) -> None:
+    fill_closed()
     executable = os.path.realpath(sys.argv[0])
     os.environ["MLXONE_EXECUTABLE"] = executable
     try:
@@ -57,6 +59,14 @@ def start(build_id: str) -> None:
         complain("this file is damaged: download it again", code=NO_ROOM)
     except OSError as e:
         complain(str(e), code=NO_ROOM)
+
+
+def fill_closed() -> None:
+    """What is opened next would else become the standard input, output or errors that were closed for us."""
+    with suppress(OSError):  # there may be no /dev
+        while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+            os.set_inheritable(descriptor, True)
+        os.close(descriptor)
 
 
 def prepare(executable: Path, build_id: str) -> Path:
@@ -77,7 +87,7 @@ def prepare(executable: Path, build_id: str) -> Path:
 
 
 class Place(NamedTuple):
-    folder: Path  # ours; a group that we share it with is the user's affair
+    folder: Path  # ours, or given to us by root; a group that we share it with is the user's affair
     below: str = "runtime"  # in it, ours alone: where runtimes lie
     temporary: bool = False  # among everybody's folders
 
@@ -110,7 +120,7 @@ def make_private(place: Place) -> Path:
         check(folder, folder.lstat(), others=0o077)
     else:
         make_folders(folder)
-        check(folder, folder.stat(), others=0o002)
+        check(folder, folder.stat(), others=0o002, owners={0, os.geteuid()})
     runtimes = folder / place.below
     make_folder(runtimes)
     check(runtimes, runtimes.lstat(), others=0o022)
@@ -144,10 +154,10 @@ def check_around(folder: Path) -> None:
         raise OSError(errno.EPERM, f"anybody may rename what is in {folder}: it lacks the sticky bit")
 
 
-def check(folder: Path, found: os.stat_result, others: int) -> None:
+def check(folder: Path, found: os.stat_result, others: int, owners: set[int] | None = None) -> None:
     if not stat.S_ISDIR(found.st_mode):
         raise OSError(errno.ENOTDIR, f"{folder} is not a folder")
-    if found.st_uid != os.geteuid():
+    if found.st_uid not in (owners or {os.geteuid()}):
         raise OSError(errno.EPERM, f"{folder} belongs to somebody else")
     if found.st_mode & others:
         raise OSError(errno.EPERM, f"{folder} is open to others: chmod 700 puts that right")
@@ -208,12 +218,13 @@ def unpack(executable: Path, runtime: Path, place: Place, instead_of: str) -> No
             return  # somebody was faster
         sweep(runtime, executable)
         with contents(executable) as (archive, files):
-            check_room(runtime.parent, sum(file.file_size for file in files))
+            needed = sum(file.file_size for file in files)
+            in_room(runtime, lambda: check_room(runtime.parent, needed))
             if instead_of:
                 complain(f"{instead_of}: unpacking to {runtime.parent} instead")
-            elif sys.stderr.isatty():
+            elif sys.stderr is not None and sys.stderr.isatty():
                 complain(f"the first start unpacks to {runtime.parent}")
-            make(runtime, executable, archive, files)
+            in_room(runtime, lambda: make(runtime, executable, archive, files))
         if not holds(runtime):
             raise OSError(errno.EIO, "what was unpacked there did not stay")
 
@@ -238,6 +249,16 @@ def check_room(folder: Path, needed: int) -> None:
         raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {sizes}")
 
 
+def in_room(runtime: Path, step: Callable[[], None]) -> None:
+    """Beside the runtime that is not whole; for want of room, and if nobody uses it, in its stead."""
+    try:
+        step()
+    except OSError as e:
+        if e.errno not in NO_MORE_ROOM or not take_away(runtime, leftover=False):
+            raise
+        step()
+
+
 def make(runtime: Path, executable: Path, archive: zipfile.ZipFile, files: list[zipfile.ZipInfo]) -> None:
     """Under another name until it is whole, so that nothing half-made is ever called a runtime."""
     staging = runtime.with_name(f".unpack-{os.getpid()}-{os.urandom(4).hex()}")
@@ -250,12 +271,28 @@ def make(runtime: Path, executable: Path, archive: zipfile.ZipFile, files: list[
         origin = "" if "\n" in str(executable) else str(executable)
         listed = listing(staging, [file.filename for file in files])
         (staging / STAMP).write_bytes(os.fsencode(f"{ORIGIN}{origin}\n{listed}"))
-        staging.rename(runtime)
+        put_in_place(staging, runtime)
     except BaseException:
         remove(staging)
         raise
     finally:
         os.umask(before)
+
+
+def put_in_place(staging: Path, runtime: Path) -> None:
+    """A `chmod -R` or a restored backup is enough for a runtime not to match its stamp, so programs may be
+    running from it: its name is empty for no longer than a rename takes, and it comes back if that fails."""
+    aside = set_aside(runtime)
+    try:
+        if aside == runtime:  # nothing is there; or what overlayfs has from a lower layer: only removed
+            take_away(runtime, leftover=False)
+        staging.rename(runtime)
+    except BaseException:
+        with suppress(OSError):
+            aside.rename(runtime)
+        raise
+    if aside != runtime:
+        take_away(aside, leftover=True)
 
 
 @contextmanager
@@ -295,16 +332,12 @@ def lock(descriptor: int, how: int) -> None:
 
 def sweep(runtime: Path, executable: Path) -> None:
     """Removes what killed starts left, and the runtimes whose program is gone or was replaced by this one.
-
-    The runtime of our own name is here only because it is not whole, or to be made anew: it gives way even
-    if it is in use, but stays under another name until it is not."""
-    if os.path.lexists(runtime):
-        set_aside(runtime)
+    The one of our own name stays until its replacement is there."""
     for other in list(runtime.parent.iterdir()):
         with suppress(OSError):
             if LEFTOVER.fullmatch(other.name):
                 take_away(other, leftover=True)
-            elif RUNTIME.fullmatch(other.name) and is_replaced(other, executable):
+            elif other != runtime and RUNTIME.fullmatch(other.name) and is_replaced(other, executable):
                 take_away(other, leftover=False)
 
 
@@ -321,14 +354,15 @@ def is_replaced(runtime: Path, executable: Path) -> bool:
     return origin == executable
 
 
-def take_away(folder: Path, leftover: bool) -> None:
-    """Unless somebody runs from it; the lock is held until it is gone, so that nobody begins to."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    try:
-        if is_free(descriptor, leftover):
+def take_away(folder: Path, leftover: bool) -> bool:
+    """Unless somebody runs from it, or keeps what is no runtime's in it; locked until it is gone."""
+    with suppress(OSError), ExitStack() as stack:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        stack.callback(os.close, descriptor)
+        if PARTS.issuperset(os.listdir(descriptor)) and is_free(descriptor, leftover):
             remove(set_aside(folder))
-    finally:
-        os.close(descriptor)
+            return not os.path.lexists(folder)
+    return False
 
 
 def is_free(descriptor: int, leftover: bool) -> bool:
@@ -338,13 +372,15 @@ def is_free(descriptor: int, leftover: bool) -> bool:
     except BlockingIOError:
         return False
     except OSError:
-        return leftover and time.time() - os.fstat(descriptor).st_mtime > A_DAY
+        return leftover and time.time() - os.fstat(descriptor).st_ctime > A_DAY  # a rename sets it
     return True
 
 
 def set_aside(folder: Path) -> Path:
-    """Out of sight at once; a program that still has it open keeps what it has open."""
-    return folder.rename(folder.with_name(f".old-{os.getpid()}-{time.monotonic_ns()}"))
+    """Out of sight at once, where it can be renamed; who has it open keeps what he has open."""
+    with suppress(OSError):
+        return folder.rename(folder.with_name(f".old-{os.getpid()}-{time.monotonic_ns()}"))
+    return folder
 
 
 def remove(folder: Path) -> None:
@@ -354,6 +390,7 @@ def remove(folder: Path) -> None:
 
 
 def complain(line: str, code: int | None = None) -> None:
-    print(f"mlxone: {line}", file=sys.stderr)
+    if sys.stderr is not None:  # as it is where it was closed: `print` would write to the output
+        print(f"mlxone: {line}", file=sys.stderr)
     if code is not None:
         sys.exit(code)

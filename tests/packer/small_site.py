@@ -22,6 +22,7 @@ import json, os, sys
 def main():
     import beside
     print(json.dumps({
+        "null": os.path.samestat(os.fstat(2), os.stat(os.devnull)),
         "args": sys.argv[1:], "path": sys.path, "beside": beside.WHERE,
         **{name: os.environ.get(name) for name in ("MLXONE_EXECUTABLE", "SHIV_ROOT")},
     }))
@@ -153,7 +154,7 @@ def in_use(folder: Path) -> Iterator[int]:
 
 def runtime_of(place: Path, name: str, origin: str | None, line: str = "origin {}\n") -> Path:
     folder = place / name
-    (folder / "data").mkdir(parents=True)
+    (folder / "site-packages").mkdir(parents=True)
     if origin is not None:
         (folder / "stamp").write_text(line.format(origin))
     return folder

@@ -189,6 +189,34 @@ def test_nothing_is_made_below_the_folder_of_somebody_else(
         assert list(there.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("below", "mode", "used"),
+    [("", 0o2775, True), ("", 0o2777, False), ("runtime", 0o700, False), ("temporary", 0o700, False)],
+)
+def test_root_may_have_given_us_the_folder(
+    below: str, mode: int, used: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Kubernetes gives a volume to a group; but what we made in it is ours. Nobody need be root here."""
+    place = zipapp_start.Place(tmp_path / "volume", temporary=below == "temporary")
+    roots = place.folder / ("runtime" if below == "runtime" else "")
+    roots.mkdir(parents=True)
+    roots.chmod(mode)
+    real = Path.stat
+
+    def owned(path: Path, **options: Any) -> Any:
+        found = real(path, **options)
+        return SimpleNamespace(st_mode=found.st_mode, st_uid=0 if path == roots else 1000)
+
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(Path, "stat", owned)
+    monkeypatch.setattr(Path, "lstat", lambda path: owned(path, follow_symlinks=False))
+    if used:
+        assert zipapp_start.make_private(place) == place.folder / "runtime"
+    else:
+        with pytest.raises(OSError, match=f"{roots} (belongs to somebody else|is open to others)"):
+            zipapp_start.make_private(place)
+
+
 # What is removed ------------------------------------------------------------------------------------
 
 
@@ -218,13 +246,25 @@ def test_leftovers_bear_the_names_that_are_given_to_them(app: Path) -> None:
     assert {path.name for path in runtimes()} >= {*NOT_MADE_SO, tmp, ".old-1-2"}
 
 
+def test_a_folder_with_something_else_in_it_is_nobodys_leftover(app: Path) -> None:
+    """Whatever it is called, and whatever else is in it."""
+    made_place("runtime", "x")
+    place = Path(os.environ["MLXONE_HOME"], "runtime")
+    names = (".old-2024-01", ".unpack-2024-01", f"mine_{BUILD}")
+    for folder in [runtime_of(place, name, "/there is/no such file") for name in names]:
+        (folder / "thesis.txt").write_text("years of work")
+    (place / ".old-2024-02").symlink_to(place / ".old-2024-01")
+    said(app)
+    assert [(place / name / "thesis.txt").exists() for name in names] == [True] * 3
+    assert (place / ".old-2024-02").is_symlink()
+
+
 def test_a_leftover_in_use_stays_until_it_is_not(app: Path) -> None:
     left_over = made_place("runtime", ".old-1-0")
-    left_over.mkdir()
-    (left_over / "module.py").touch()
+    (left_over / "site-packages").mkdir(parents=True)
     with in_use(left_over):
         said(app)
-        assert (left_over / "module.py").exists()
+        assert (left_over / "site-packages").exists()
     said(app, SHIV_FORCE_EXTRACT="1")
     assert not left_over.exists()
 
@@ -241,20 +281,25 @@ def test_a_damaged_runtime_in_use_gives_way_and_still_serves(app: Path) -> None:
     assert runtimes() == [runtime]
 
 
-@pytest.mark.parametrize(("age", "stays"), [(0, True), (2 * 24 * 60 * 60, False)])
+@pytest.mark.parametrize(("later", "stays"), [(0, True), (2 * 24 * 60 * 60, False)])
 def test_without_locks_a_leftover_stays_for_a_day(
-    age: int, stays: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    later: int, stays: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """From when it was set aside: what was unpacked long ago may have been in use until then."""
+
     def unknown(*_: int) -> None:
         raise OSError(errno.ENOLCK, "no locks")
 
+    now = time.time()
     monkeypatch.setattr(fcntl, "flock", unknown)
+    monkeypatch.setattr(time, "time", lambda: now + later)
     old = runtime_of(tmp_path, f"mlxone.pyz_{BUILD}", "/gone")
-    (tmp_path / ".old-1-2").mkdir()
-    for folder in (old, tmp_path / ".old-1-2"):
-        os.utime(folder, (time.time() - age,) * 2)
+    leftover = runtime_of(tmp_path, f"ours.pyz_{BUILD}", None)
+    for folder in (old, leftover):
+        os.utime(folder, (1, 1))
+    leftover = leftover.rename(tmp_path / ".old-1-2")
     zipapp_start.sweep(tmp_path / "ours", tmp_path / "mlxone.pyz")
-    assert (tmp_path / ".old-1-2").exists() == stays
+    assert leftover.exists() == stays
     assert old.exists()
 
 
@@ -298,6 +343,6 @@ def test_what_is_not_ours_to_remove_stays(app: Path, tmp_path: Path) -> None:
     (place / ("link_" + BUILD)).symlink_to(staying[0])
     place.chmod(0o700)
     said(app, SHIV_ROOT=str(place))
-    assert [path for path in staying if not (path / "data").exists()] == []
+    assert [path for path in staying if not (path / "site-packages").exists()] == []
     assert [path for path in going if path.exists()] == []
     assert (place / ("link_" + BUILD)).is_symlink()

@@ -6,6 +6,7 @@ test_zipapp_places.py: where it unpacks, and what it removes there.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import importlib.util
 import json
@@ -18,6 +19,7 @@ import zipfile
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import NoReturn
 
 import pytest
 
@@ -27,6 +29,7 @@ from tests.packer.small_site import (
     COMMIT,
     PATIENCE,
     ended,
+    in_use,
     launch,
     made_place,
     make_site,
@@ -236,6 +239,121 @@ def test_room_is_asked_for_beforehand(made: Path, tmp_path: Path, monkeypatch: p
     disk.f_bavail += 1
     with pytest.raises(pytest.fail.Exception):
         zipapp_start.prepare(made, BUILD)
+
+
+@pytest.mark.parametrize("forced", [False, True])
+@pytest.mark.parametrize("failing", ["room", "unpacking", "renaming"])
+def test_a_runtime_in_use_stays_where_it_is_until_there_is_another(
+    failing: str, forced: bool, app: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be whole: a `chmod -R` is enough for it not to match its stamp."""
+    old = a_changed_runtime(app, monkeypatch, forced)
+    if failing == "room":
+        monkeypatch.setattr(
+            os, "statvfs", lambda _: SimpleNamespace(f_flag=0, f_blocks=9, f_bavail=0, f_frsize=1)
+        )
+    elif failing == "unpacking":
+        monkeypatch.setattr(zipfile.ZipFile, "extract", no_room)
+    else:
+        real = Path.rename
+        monkeypatch.setattr(
+            Path, "rename", lambda path, to: no_room() if ".unpack-" in path.name else real(path, to)
+        )
+    with in_use(old), pytest.raises(OSError, match="No space left"):
+        zipapp_start.prepare(app, BUILD)
+    assert runtimes() == [old]
+    assert (old / "site-packages" / "beside.py").exists()
+
+
+def test_nor_does_it_go_for_nothing_where_nobody_uses_it(app: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = a_changed_runtime(app, monkeypatch, forced=False)
+    app.write_bytes(app.read_bytes().replace(b"weights, as they are", b"weights, as they ARE"))
+    with pytest.raises(zipapp_start.Damaged):
+        zipapp_start.prepare(app, BUILD)
+    assert runtimes() == [old]
+
+
+@pytest.mark.parametrize("when", ["beforehand", "while unpacking"])
+def test_for_want_of_room_what_nobody_uses_gives_way_first(
+    when: str, app: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = a_changed_runtime(app, monkeypatch, forced=False)
+    before, extract = old.stat().st_ino, zipfile.ZipFile.extract
+
+    def if_alone(archive: zipfile.ZipFile, file: zipfile.ZipInfo, folder: Path) -> str:
+        return no_room() if old.exists() else extract(archive, file, folder)
+
+    def disk(_: Path) -> SimpleNamespace:
+        return SimpleNamespace(f_flag=0, f_blocks=9, f_bavail=0 if old.exists() else 1 << 40, f_frsize=1)
+
+    if when == "beforehand":
+        monkeypatch.setattr(os, "statvfs", disk)
+    else:
+        monkeypatch.setattr(zipfile.ZipFile, "extract", if_alone)
+    kept = os.open(old, os.O_RDONLY)  # so that the number is not given again
+    assert zipapp_start.prepare(app, BUILD) == old
+    os.close(kept)
+    assert runtimes() == [old]
+    assert old.stat().st_ino != before
+
+
+def test_what_cannot_be_renamed_is_removed_where_it_is(app: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder from a lower layer of a container's disk."""
+    old = a_changed_runtime(app, monkeypatch, forced=False)
+    real = Path.rename
+
+    def rename(path: Path, to: Path) -> Path:
+        if path == old:
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+        return real(path, to)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    assert zipapp_start.prepare(app, BUILD) == old
+    assert runtimes() == [old]
+
+
+def a_changed_runtime(app: Path, monkeypatch: pytest.MonkeyPatch, forced: bool) -> Path:
+    monkeypatch.setattr(zipapp_start, "places", lambda: [zipapp_start.Place(Path(os.environ["MLXONE_HOME"]))])
+    old = zipapp_start.prepare(app, BUILD)
+    (old / "site-packages" / "beside.py").chmod(0o755)
+    if forced:
+        monkeypatch.setenv("SHIV_FORCE_EXTRACT", "1")
+    for descriptor in map(int, os.listdir("/dev/fd")):  # ours, as this process lives on
+        with contextlib.suppress(OSError):
+            if os.path.samestat(os.fstat(descriptor), old.stat()):
+                os.close(descriptor)
+    return old
+
+
+def no_room(*_: object) -> NoReturn:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_with_its_descriptors_closed(app: Path, tmp_path: Path) -> None:
+    """Nothing that it opens takes their place, and nothing meant for the errors goes to the output."""
+    script = 'exec "$0" "$1" 2>&-'
+    done = ended(["sh", "-c", script, sys.executable, app])
+    assert (done.returncode, json.loads(done.stdout)["null"]) == (0, True)
+    env = {**os.environ, "MLXONE_HOME": "/dev/null", "TMPDIR": "/dev/null"}
+    done = ended(["sh", "-c", script, sys.executable, app], env=env)
+    assert (done.returncode, done.stdout) == (9, "")
+    other = tmp_path / "other.pyz"
+    zipapp.seal(app, other, {**zipapp_main.here(), "python": "3.99"})
+    done = ended(["sh", "-c", script, sys.executable, other])
+    assert (done.returncode, done.stdout) == (12, "")
+
+
+def test_closed_descriptors_are_not_given_to_what_is_opened(app: Path) -> None:
+    code = (
+        "import os, sys; from pathlib import Path; from packer import zipapp_start as start; "
+        "start.fill_closed(); start.prepare(Path(sys.argv[1]), 'x'); "
+        "assert all(os.path.samestat(os.fstat(fd), os.stat('/dev/null')) for fd in range(3)); "
+        "assert all(map(os.get_inheritable, range(3))); Path(sys.argv[2]).touch()"
+    )
+    seen = app.with_name("seen")
+    script = 'exec "$0" -c "$1" "$2" "$3" <&- >&- 2>&-'
+    ended(["sh", "-c", script, sys.executable, code, app, seen], cwd=Path(zipapp.__file__).parents[1])
+    assert seen.exists()
 
 
 def test_the_file_may_lie_anywhere(made: Path, tmp_path: Path) -> None:
