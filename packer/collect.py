@@ -18,12 +18,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from mlxone.core.about import STARTER
 from packer import contents, elf
 from packer.words import BuildError
 
 PROGRAM = "mlxone"
 INNER = "_internal"
-STARTER = "mlxone_starter"
 TOLD = "collected.json"  # written by mlxone.spec
 DONE = "done.json"  # written last: of which version and commit the folder is
 

@@ -27,6 +27,7 @@ from typing import Any
 from packaging.requirements import Requirement
 from packaging.utils import NormalizedName, canonicalize_name
 
+from mlxone.core.about import STARTER
 from packer import zipapp_main
 from packer.words import BuildError
 
@@ -58,7 +59,7 @@ def build(
     stage(shipped, staged)
     (staged / "mlxone" / "build.json").write_text(_json({**commit_info, "kind": "zipapp"}))
     if starter is not None:
-        shutil.copytree(starter, staged / "mlxone_starter", copy_function=shutil.copyfile)
+        shutil.copytree(starter, staged / STARTER, copy_function=shutil.copyfile)
     fits = fit(shipped)
     plain = work / "plain.pyz"
     shiv(staged, plain, fits["python"])

@@ -34,7 +34,7 @@ A_DAY = 24 * 60 * 60
 # if nothing lies in it that is no part of a runtime, the zipapp's or the binary's.
 RUNTIME = re.compile(r"[^.].*(_[0-9a-f]{64}|-[0-9a-f]{16})")  # FILE_BUILD, the binary's VERSION-HASH
 LEFTOVER = re.compile(r"\.(unpack|old)-[0-9]+-[0-9a-f]+")
-PARTS = {"site-packages", STAMP, f"{STAMP}.new", "mlxone", "_internal", "manifest.json", "licenses.txt"}
+PARTS = {"site-packages", STAMP, "mlxone", "_internal", "manifest.json", "licenses.txt"}
 
 
 class Damaged(Exception):

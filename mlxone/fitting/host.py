@@ -36,18 +36,23 @@ Runner = Callable[[Sequence[str], float], str | None]
 def run(command: Sequence[str], seconds: float) -> str | None:
     """What a command prints; None if it is not there, fails or takes longer."""
     try:
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=seconds,
-            text=True,
-            errors="replace",
-            check=False,
-        )
+        done = finish(command, seconds)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout if done.returncode == 0 else None
+
+
+def finish(command: Sequence[str], seconds: float) -> subprocess.CompletedProcess[str]:
+    """The same for whoever wants to know what went wrong; raises what `subprocess.run` does."""
+    return subprocess.run(
+        command,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=seconds,
+        text=True,
+        errors="replace",
+        check=False,
+    )
 
 
 @dataclass(frozen=True, slots=True)

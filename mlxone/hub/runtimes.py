@@ -26,12 +26,12 @@ from mlxone.hub import places, trash
 from mlxone.hub.trash import Swept, Tally
 
 FOLDER, LOCK, STAMP, ORIGIN, MANIFEST = "runtime", ".lock", "stamp", "origin ", "manifest.json"
-# The binary's VERSION-HASH16; shiv's FILE_BUILD, whose staging folder has an end of its own.
+# The binary's VERSION-HASH16; shiv's FILE_BUILD.
 _BINARY, _ZIPAPP = re.compile(r"[^.].*-[0-9a-f]{16}"), re.compile(r"[^.].*_[0-9a-f]{64}")
-# What the launcher stages; what it, the zipapp's start (a number) and we (hex) set aside.
-_LEFTOVER = re.compile(rf"\.unpack-[0-9]+-[0-9a-f]+|\.old-[0-9]+-[0-9a-f]+|{_ZIPAPP.pattern}\.tmp")
+# What the launcher and the zipapp stage; what they (a number) and we (hex) set aside.
+_LEFTOVER = re.compile(r"\.(unpack|old)-[0-9]+-[0-9a-f]+")
 # The top of a runtime, of the binary and of the zipapp: a leftover may hold any of it.
-_PARTS = {MANIFEST, STAMP, f"{STAMP}.new", "mlxone", "_internal", "licenses.txt", "site-packages"}
+_PARTS = {MANIFEST, STAMP, "mlxone", "_internal", "licenses.txt", "site-packages"}
 _DESCRIPTORS = range(3, 256)  # the launcher opens the runtime among its first files
 
 AGAIN = "then run `mlxone uninstall` again"

@@ -36,15 +36,7 @@ class Told:
 def ask(command: Sequence[str] = (), seconds: float = SECONDS) -> Told:
     """As `fit` asks, but what goes wrong is the answer here."""
     try:
-        done = subprocess.run(
-            command or host.device_command(),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=seconds,
-            text=True,
-            errors="replace",
-            check=False,
-        )
+        done = host.finish(command or host.device_command(), seconds)
     except OSError as error:
         return Told(trouble=f"the process that loads it cannot be started: {error}")
     except subprocess.TimeoutExpired:
