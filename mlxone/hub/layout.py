@@ -95,12 +95,12 @@ class Cache:
         return file.size - partial.held_bytes(self.partial(file), file.size)
 
     def adopt(self, file: File) -> bool:
-        if self._is_right(self.folder / file.path, file):
-            return True
-        blob = self._blob(file)
-        if not self._is_right(blob, file):  # `place` replaces it
-            return False
-        self._show(file, blob, new=False)
+        if not self._is_right(self.folder / file.path, file):
+            blob = self._blob(file)
+            if not self._is_right(blob, file):  # `place` replaces it
+                return False
+            self._show(file, blob, new=False)
+        partial.discard(self.partial(file))  # of a run that died in `place`, or that another tool overtook
         return True
 
     def partial(self, file: File) -> Path:

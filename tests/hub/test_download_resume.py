@@ -112,6 +112,34 @@ def test_killed_again_and_again_it_still_arrives(repo: Repo, limit: int):
     assert leftovers() == set()
 
 
+def test_death_between_the_name_and_its_notes(repo: Repo, monkeypatch: pytest.MonkeyPatch):
+    """The content has its name, the notes of its gathering are still there: the next run sweeps them."""
+
+    def die(path: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as dying:
+        dying.setattr(partial, "forget_notes", die)
+        with pytest.raises(KeyboardInterrupt):
+            fetch(plan(NAME))
+    assert leftovers() >= {"mlxone.progress"}
+    assert contents(fetch(plan(NAME))) == FILES
+    assert leftovers() == set()
+
+
+def test_what_another_tool_fetched_meanwhile_leaves_no_part_of_ours(repo: Repo):
+    (file,) = (file for file in plan(NAME).files if file.name == BIG)
+    repo.faults[BIG] = [Fault(), Fault(cut=900)]
+    repo.always[BIG] = Fault(cut=0)
+    with pytest.raises(HubError):
+        fetch(plan(NAME))
+    assert "mlxone.incomplete" in leftovers()
+    (plan(NAME).folder.parents[1] / "blobs" / file.etag).write_bytes(DATA)
+    repo.always.clear()
+    assert contents(fetch(plan(NAME))) == FILES
+    assert leftovers() == set()
+
+
 def test_ctrl_c_leaves_what_can_be_gone_on_from(repo: Repo, fake_hub: FakeHub):
     repo.faults[BIG] = [Fault(), Fault(), Fault(hold=1_000)]
 
