@@ -115,6 +115,28 @@ class NotPermitted(MlxoneError):
     code, exit_code, status = "not_permitted", 13, 403
 
 
+class AdapterMismatch(MlxoneError):
+    """An adapter that was made for another model, or contradicts itself; nothing of it was used."""
+
+    code, exit_code, status = "adapter_mismatch", 14, 400
+
+
+class AdapterNotFound(ModelNotFound):
+    code = "adapter_not_found"
+
+
+class DataError(MlxoneError):
+    """Training data that cannot be learned from; names the file and the line."""
+
+    code, exit_code, status = "data", 15, 400
+
+
+class TrainingFailed(MlxoneError):
+    """Training came to an end that it cannot go on from; the last good adapter is kept."""
+
+    code, exit_code, status = "training_failed", 16, 500
+
+
 class TemplateError(MlxoneError):
     """A chat template that does not parse, or refuses the conversation."""
 
@@ -132,7 +154,7 @@ EXIT_CODES: dict[int, str] = {
     0: "done, or the answer is yes",
     1: "the answer to the question is no",
     UsageError.exit_code: "usage: a flag or argument cannot be honoured",
-    ModelNotFound.exit_code: "model not found",
+    ModelNotFound.exit_code: "model or adapter not found",
     AmbiguousModel.exit_code: "several models match the query",
     UnsupportedModel.exit_code: "architecture or setting not supported",
     DamagedModel.exit_code: "model folder incomplete, corrupt or contradictory",
@@ -143,6 +165,9 @@ EXIT_CODES: dict[int, str] = {
     TemplateError.exit_code: "chat template does not parse or raises",
     BackendMissing.exit_code: "MLX cannot run here",
     Overloaded.exit_code: "a server would not answer now, or not this",
+    AdapterMismatch.exit_code: "adapter of another model, or damaged",
+    DataError.exit_code: "training data that cannot be learned from",
+    TrainingFailed.exit_code: "training broke down; the last good adapter is kept",
     MlxoneError.exit_code: "internal error (a bug of ours)",
     130: "interrupted with Ctrl-C",
     141: "the reader of our output went away",

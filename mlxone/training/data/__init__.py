@@ -1,0 +1,1 @@
+"""From files to samples: reading, checking, tokens and masks, the order of steps."""
