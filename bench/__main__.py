@@ -13,8 +13,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m bench",
         description=__doc__,
-        epilog="beside this: bench.serve (the servers), bench.fit (memory), bench.registry (a full cache), "
-        "bench.start (the packed file)",
+        epilog="beside this: bench.serve (the servers), bench.train (training), bench.fit and "
+        "bench.train_memory (memory), bench.registry (a full cache), bench.start (the packed file)",
     )
     parser.add_argument("--rounds", type=int, default=5, help="runs of each system")
     parser.add_argument("--prompt", type=int, help="prompt tokens (256 on a CPU, 2048 on a GPU)")

@@ -139,11 +139,11 @@ def run(decoder: Decoder, prompt: int, count: int) -> tuple[int, float, float]:
     _clear()
     mx.reset_peak_memory()
     ids = [(i * 7919) % decoder.spec.vocab_size for i in range(prompt)]
-    row = Row(ids, decoder.new_state(), Sampling(), seed=0)
+    row = Row(decoder, ids, decoder.new_state(), Sampling(), seed=0)
     start = time.perf_counter()
-    for _ in prefill(decoder, row, Work().prefill_step):
+    for _ in prefill(row, Work().prefill_step):
         pass
-    steps = decode(decoder, row, count)
+    steps = decode(row, count)
     next(steps)
     first = time.perf_counter()
     for _ in steps:

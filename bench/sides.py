@@ -33,10 +33,10 @@ def drive_mlxone(decoder: Any) -> Generate:
     from mlxone.engine.row import Row
 
     def generate(ids: Sequence[int], count: int) -> Iterator[int]:
-        row = Row(ids, decoder.new_state(), Sampling(), seed=0)
-        for _ in prefill(decoder, row, 2048):
+        row = Row(decoder, ids, decoder.new_state(), Sampling(), seed=0)
+        for _ in prefill(row, 2048):
             pass
-        return (drawn.token for drawn in decode(decoder, row, count))
+        return (drawn.token for drawn in decode(row, count))
 
     return generate
 

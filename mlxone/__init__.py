@@ -30,10 +30,18 @@ _HOMES = {
     "FitReport": "mlxone.fitting.report",
     "ModelFacts": "mlxone.core.facts",
     "MlxoneError": "mlxone.core.errors",
+    "AdapterManager": "mlxone.service.adapters",
+    "train": "mlxone.training.run",
+    "TrainingResult": "mlxone.training.run",
+    "evaluate": "mlxone.training.evaluate",
+    "Evaluation": "mlxone.training.evaluate",
+    "fuse": "mlxone.training.fuse",
 }
 
 __all__ = [
+    "AdapterManager",
     "AsyncGeneration",
+    "Evaluation",
     "FitReport",
     "Generation",
     "Message",
@@ -45,14 +53,18 @@ __all__ = [
     "Stats",
     "Token",
     "TopLogprob",
+    "TrainingResult",
     "__version__",
     "create_server",
+    "evaluate",
     "fit",
+    "fuse",
     "generate",
     "generate_async",
     "load",
     "load_context",
     "sku_matrix",
+    "train",
 ]
 
 if TYPE_CHECKING:
@@ -61,12 +73,16 @@ if TYPE_CHECKING:
     from mlxone.core.words import Message, Sampling, Stats, Token, TopLogprob
     from mlxone.fitting.report import FitReport
     from mlxone.server.serving import create_server
+    from mlxone.service.adapters import AdapterManager
     from mlxone.service.embedded import load_context
     from mlxone.service.fitting import fit, sku_matrix
     from mlxone.service.generation import AsyncGeneration, Generation, generate, generate_async
     from mlxone.service.loading import load
     from mlxone.service.model import Model
     from mlxone.service.registry import Registry
+    from mlxone.training.evaluate import Evaluation, evaluate
+    from mlxone.training.fuse import fuse
+    from mlxone.training.run import TrainingResult, train
 
 
 def __getattr__(name: str) -> Any:

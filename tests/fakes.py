@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from mlxone.core.errors import NotPermitted, UsageError
+from mlxone.core.errors import AdapterNotFound, NotPermitted, UsageError
 from mlxone.core.words import (
     Asked,
     ChatRequest,
@@ -23,6 +23,8 @@ from mlxone.core.words import (
 )
 from mlxone.service.context import Answers, Context
 from mlxone.service.figures import Figures, ModelCard
+from mlxone.service.mounting import Mounting
+from mlxone.service.mounts import Mount, MountedAdapter, Mounts
 from mlxone.service.props import Props
 
 EOS, BOS = 256, 257
@@ -69,6 +71,18 @@ class ByteStream:
         return self._utf8.decode(b"", final=True)
 
 
+class ScriptedAdapters:
+    """Mounts whatever folder it is given."""
+
+    def __init__(self) -> None:
+        self.mounts = Mounts()
+
+    def mount(self, id: str, path: Path) -> MountedAdapter:
+        card = MountedAdapter(id, str(path), 4, 2.0, 10, 2)
+        self.mounts.add(Mount(card, path, id, {"model.layers.0.mlp.up_proj": "LowRank"}, 10))
+        return card
+
+
 @dataclass
 class ScriptedModel:
     """Emits the script's ids whatever it is asked; `seen` keeps what it was asked, in order."""
@@ -82,6 +96,7 @@ class ScriptedModel:
     generation_config: Mapping[str, Any] = field(default_factory=dict)
     eos_token_ids: frozenset[int] = frozenset((EOS,))
     seen: list[ChatRequest] = field(default_factory=list)
+    adapters: ScriptedAdapters = field(default_factory=ScriptedAdapters)
 
     @classmethod
     def saying(cls, text: str, **more: Any) -> ScriptedModel:
@@ -159,6 +174,32 @@ class FakeAnswers(Answers):
         await self.aclose()
 
 
+class FakeMounting(Mounting):
+    """Adapters of one model, which anybody may mount where the context lets itself be managed."""
+
+    def __init__(self, context: FakeContext) -> None:
+        self._context = context
+        self.cards = {"upper": MountedAdapter("upper", "upper", 8, 2.0, 1_000, 14)}
+
+    async def listing(self, model: str | None = None) -> list[tuple[str, MountedAdapter]]:
+        return [(model or self._context.model, card) for card in self.cards.values()]
+
+    async def mount(self, id: str, path: str, model: str | None = None) -> tuple[str, MountedAdapter]:
+        self._check()
+        self.cards[id] = MountedAdapter(id, path, 4, 0.5, 10, 2)
+        return model or self._context.model, self.cards[id]
+
+    async def unmount(self, id: str, model: str | None = None) -> tuple[str, MountedAdapter]:
+        if id not in self.cards:
+            raise AdapterNotFound(f"no adapter {id!r} is mounted", param="adapter")
+        self._check()
+        return model or self._context.model, self.cards.pop(id)
+
+    def _check(self) -> None:
+        if not self._context.may_manage:
+            raise NotPermitted("adapters may not be mounted here", hint="start with --adapter-dir")
+
+
 class FakeContext(Context):
     """A context without models: what it was asked is in `asked`, what it gave in `gave`."""
 
@@ -169,6 +210,8 @@ class FakeContext(Context):
         self.asked: list[Asked] = []
         self.gave: list[FakeAnswers] = []
         self.may_manage = False
+        self.serves_several = False
+        self.mounting = FakeMounting(self)
         self.starting: asyncio.Event | None = None  # what `start` waits for
         self.start_fails: Exception | None = None
         self.graces: list[float] = []  # of each `close`
@@ -202,6 +245,14 @@ class FakeContext(Context):
 
     async def unload(self, name: str) -> ModelCard:
         return replace(await self.load(name), loaded=False)
+
+    @property
+    def adapters(self) -> FakeMounting:
+        return self.mounting
+
+    @property
+    def has_several(self) -> bool:
+        return self.serves_several
 
     async def tokenize(self, model: str | None, text: str, *, add_special: bool = False) -> list[int]:
         return ByteTokenizer().encode(text, add_special=add_special)

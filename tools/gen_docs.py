@@ -1,4 +1,4 @@
-"""Writes docs/cli.md, docs/exit-codes.md and the settings in docs/server.md from the program itself.
+"""Writes docs/cli.md, docs/exit-codes.md and tables in docs/server.md and docs/training.md from the program.
 
 python tools/gen_docs.py          write the pages
 python tools/gen_docs.py --check  exit 1 if they are not what would be written
@@ -20,6 +20,7 @@ from mlxone.cli.later_flags import LATER
 from mlxone.cli.serve_values import variable
 from mlxone.core.errors import EXIT_CODES
 from mlxone.core.settings import SERVE_SETTINGS, SETTINGS, Setting
+from mlxone.core.train_settings import TRAIN_SETTINGS
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 HEAD = "<!-- Written by tools/gen_docs.py. Change the program, then run it. -->\n"
@@ -27,13 +28,23 @@ BEGIN, END = "<!-- {}: written by tools/gen_docs.py -->\n", "<!-- end -->\n"
 
 
 def pages() -> dict[str, str]:
-    return {"cli.md": cli_page(), "exit-codes.md": exit_codes_page(), "server.md": server_page()}
+    return {
+        "cli.md": cli_page(),
+        "exit-codes.md": exit_codes_page(),
+        "server.md": server_page(),
+        "training.md": training_page(),
+    }
 
 
 def server_page() -> str:
     """Written by hand but for two tables."""
     text = _current(DOCS / "server.md")
     return _filled(_filled(text, "settings", _serve_settings()), "later", _later_flags())
+
+
+def training_page() -> str:
+    """Written by hand but for the table of options."""
+    return _filled(_current(DOCS / "training.md"), "options", _train_settings())
 
 
 def cli_page() -> str:
@@ -110,6 +121,20 @@ def _serve_settings() -> str:
     return _table(head, rows)
 
 
+def _train_settings() -> str:
+    head = ("flag", "default", "range", "meaning")
+    rows = (
+        (
+            ", ".join(f"`{name}`" for name in (setting.flag, *setting.aliases)),
+            setting.run_default,
+            setting.range,
+            setting.help,
+        )
+        for setting in TRAIN_SETTINGS
+    )
+    return _table(head, rows)
+
+
 def _later_flags() -> str:
     reasons: dict[str, list[str]] = {}
     for name, reason in LATER.items():
@@ -122,7 +147,7 @@ def _filled(text: str, name: str, table: str) -> str:
     before, mark, rest = text.partition(BEGIN.format(name))
     old, end, after = rest.partition(END)
     if not end:
-        raise ValueError(f"docs/server.md lacks the marks of {name!r}")
+        raise ValueError(f"a page lacks the marks of {name!r}")
     return before + mark + table + end + after
 
 

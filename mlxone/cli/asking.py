@@ -29,6 +29,12 @@ class Asking:
     thinking: bool | None = None
     raw: bool = False
     chat_template: Path | None = None
+    adapters: Mapping[str, Path] = field(default_factory=dict)  # by id
+
+    @property
+    def adapter(self) -> str | None:
+        """All of them, together."""
+        return "+".join(self.adapters) or None
 
     def request(
         self, sampling: Sampling, *, messages: tuple[Message, ...] | None = None, text: str | None = None
@@ -42,6 +48,7 @@ class Asking:
             prefill_step=self.settings.get("prefill_step", PREFILL_STEP),
             stop=self.stop,
             thinking=self.thinking,
+            adapter=self.adapter,
         )
 
     def sampling(self, model: Model) -> Sampling:
@@ -64,6 +71,7 @@ class Asking:
 
 def asking(flags: Mapping[str, Any]) -> Asking:
     """From the parsed flags of `run`; refuses what contradicts itself."""
+    from mlxone.cli.adapters import named_folders
     from mlxone.cli.flags import read_logit_bias
 
     if flags["raw"]:
@@ -82,4 +90,5 @@ def asking(flags: Mapping[str, Any]) -> Asking:
         thinking=flags["thinking"],
         raw=flags["raw"],
         chat_template=Path(path) if path else None,
+        adapters=named_folders(flags["adapters"], "--adapter"),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import traceback
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mlxone.cli import chat_commands, failures, inputs, sinks
@@ -38,7 +39,9 @@ class Chat:
     ) -> None:
         self._model, self._how, self._desk = model, how, desk
         self._quiet, self._stats, self._verbose = quiet, stats, verbose
-        self._talk = Talk(desk, model.name, Conversation(how.system))
+        self._talk = Talk(desk, model.name, Conversation(how.system), adapter=how.adapter)
+        if how.adapters:
+            self._talk.mounts = model.adapters.mounts
         self._interrupts = 0  # Ctrl-C at the prompt, in a row
         self._memory: Memory | None = None  # what the layers hold of the conversation so far
 
@@ -104,7 +107,8 @@ class Chat:
             self._talk.answers.append(answer.stats)
             if self._stats:
                 print(stats_text(answer.stats), file=sys.stderr, flush=True)
-            learn_from(self._model, answer.stats)
+            if not self._how.adapters:
+                learn_from(self._model, answer.stats)
 
     def _stream(self, conversation: Conversation, answer: Answer) -> None:
         from mlxone.service import answer as service
@@ -112,6 +116,7 @@ class Chat:
 
         self._memory = self._memory or Memory()
         request = self._how.request(self._how.sampling(self._model), messages=conversation.messages())
+        request = replace(request, adapter=self._talk.adapter)
         with StopOnInterrupt() as stop:
             events = service.answer(self._model, request, self._memory)
             status = StatusLine(quiet=self._quiet)

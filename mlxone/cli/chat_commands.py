@@ -15,6 +15,7 @@ from mlxone.cli.answers import stats_text
 from mlxone.cli.conversation import Conversation, from_json
 from mlxone.core.errors import UsageError
 from mlxone.core.words import Stats
+from mlxone.service.mounts import BASE, Mounts
 
 
 class Desk(Protocol):
@@ -35,6 +36,8 @@ class Talk:
     model: str
     conversation: Conversation
     answers: list[Stats] = field(default_factory=list)
+    mounts: Mounts = field(default_factory=Mounts)  # the adapters there are…
+    adapter: str | None = None  # …and those that answer
 
 
 KEYS = """\
@@ -120,6 +123,16 @@ def _edit(talk: Talk, argument: str) -> Result:
     return Send(text)
 
 
+def _adapter(talk: Talk, argument: str) -> Result:
+    if argument:
+        talk.mounts.chosen(argument)
+        talk.adapter = argument
+    there = ", ".join(mount.id for mount in talk.mounts.all)
+    now = talk.adapter or BASE
+    talk.desk.say(f"adapter: {now} (there are {there} and {BASE})" if there else "no adapter was given")
+    return None
+
+
 def _reset(talk: Talk, argument: str) -> Result:
     talk.conversation.reset()
     talk.desk.say("the conversation is forgotten; the system message stays")
@@ -166,6 +179,7 @@ COMMANDS: dict[str, Command] = {
     "system": Command(_system, "/system [TEXT]", "Show the system message, or set it; - removes it."),
     "file": Command(_file, "/file PATH", "Put a file's text before the next message."),
     "edit": Command(_edit, "/edit [new]", "Edit the last message, or a new one, in $EDITOR and send it."),
+    "adapter": Command(_adapter, "/adapter [A+B]", "Show the adapters, or choose; none is the model's own."),
     "reset": Command(_reset, "/reset", "Forget the conversation."),
     "save": Command(_save, "/save FILE", "Save the conversation as JSON."),
     "load": Command(_load, "/load FILE", "Go on with a saved conversation."),

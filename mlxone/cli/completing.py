@@ -25,7 +25,7 @@ PLAIN, FILES, FOLDERS = "plain", "files", "folders"
 FETCHING = ("get", "fit")  # verbs whose MODEL may be one that is not here yet
 
 # What a value is called in the help says what completes it; of `a|b` it is these words themselves.
-_PLACES = {"FILE": FILES, "PATH": FILES, "DIR": FOLDERS}
+_PLACES = {"FILE": FILES, "PATH": FILES, "DIR": FOLDERS, "[NAME=]DIR": FOLDERS}
 _MODELS = ("MODEL", "QUERY")
 
 
@@ -161,10 +161,13 @@ def _value_name(option: click.Option) -> str:
 
 def _choices(option: click.Option) -> Sequence[str]:
     from mlxone.core.settings import SERVE_SETTINGS, SETTINGS
+    from mlxone.core.train_settings import TRAIN_SETTINGS
 
     if isinstance(option.type, click.Choice):
         return [str(choice) for choice in option.type.choices]
-    return next((s.choices for s in (*SETTINGS, *SERVE_SETTINGS) if s.flag in option.opts), ())
+    return next(
+        (s.choices for s in (*SETTINGS, *SERVE_SETTINGS, *TRAIN_SETTINGS) if s.flag in option.opts), ()
+    )
 
 
 def _among(known: dict[str, str], current: str) -> Answer:

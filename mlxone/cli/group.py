@@ -26,6 +26,11 @@ VERBS: dict[str, Verb] = {
     "ls": Verb("mlxone.cli.ls", "List the models on this machine."),
     "show": Verb("mlxone.cli.show", "Show everything known about a model on this machine."),
     "fit": Verb("mlxone.cli.fit", "Say whether a model fits this machine, and how fast it is there."),
+    "train": Verb("mlxone.cli.train", "Fine-tune a model: from data to an adapter."),
+    "train-watch": Verb("mlxone.cli.train_watch", "Follow a training run from elsewhere."),
+    "fuse": Verb("mlxone.cli.fuse", "Make an adapter part of its model."),
+    "eval": Verb("mlxone.cli.eval", "Measure a model, or an adapter, on data."),
+    "perplexity": Verb("mlxone.cli.perplexity", "Say how surprised a model is by a text."),
     "scan": Verb("mlxone.cli.scan", "Look for models on this machine again."),
     "gc": Verb("mlxone.cli.gc", "Show what could be deleted, or delete it."),
     "rm": Verb("mlxone.cli.rm", "Delete a model from this machine."),
@@ -49,6 +54,7 @@ mlxone runs language models on Apple's MLX.
   mlxone get gemma4                            a larger model
   mlxone ls                                    what is here
   mlxone fit gemma4:12b                        whether another one fits
+  mlxone train --data notes.jsonl              an adapter that learned from examples
 
 `mlxone --help` lists every verb, `mlxone VERB --help` its flags.
 """

@@ -10,7 +10,6 @@ _NO_GUESSING = "each token is computed in a step of its own"
 _ONE_ROAD = "there is one way to compute, and it is exact"
 _IN_MEMORY = "the prompt cache lives in memory"
 _TONE = "sampling is by temperature, top-p, top-k and min-p"
-_NO_ADAPTERS = "models are served without adapters"
 LATER: dict[str, str] = {
     "--batch": _ONE,
     "--decode-concurrency": _ONE,
@@ -31,9 +30,6 @@ LATER: dict[str, str] = {
     "--draft-model": _NO_GUESSING,
     "--draft-block-size": _NO_GUESSING,
     "--num-draft-tokens": _NO_GUESSING,
-    "--adapter": _NO_ADAPTERS,
-    "--adapter-dir": _NO_ADAPTERS,
-    "--adapter-path": _NO_ADAPTERS,
     "--reasoning-budget": "a model thinks for as long as it likes, or with --thinking false not at all",
     "--no-tool-repair": "tools are not offered to models",
     "--store-dir": "no responses are stored",

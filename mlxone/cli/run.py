@@ -42,6 +42,14 @@ FLAGS: list[click.Parameter] = [
         "[MLXONE_MODEL, the config file's model, the starter]",
         "MODEL",
     ),
+    flag(
+        MODEL,
+        "--adapter --adapter-path adapters",
+        "An adapter for the model, called by its folder's name where no NAME is given; may be repeated: "
+        "they work together, in this order.",
+        "[NAME=]DIR",
+        multiple=True,
+    ),
     flag(MODEL, "--pull", "Download the model if it is missing.", is_flag=True),
     *setting_flags({"ctx_size": MODEL, "prefill_step": MODEL}, SAMPLING),
     flag(SAMPLING, "--stop", "End the answer before this text; may be repeated.", "TEXT", multiple=True),
@@ -120,7 +128,12 @@ def _open(model: str | None, how: Asking, flags: dict[str, Any]) -> Model:
     from mlxone.hub import find
 
     name = model or find.default_model()
-    return open_model(name, chat_template=how.chat_template, pull=flags["pull"], quiet=flags["quiet"])
+    loaded = open_model(name, chat_template=how.chat_template, pull=flags["pull"], quiet=flags["quiet"])
+    for id, folder in how.adapters.items():
+        loaded.adapters.mount(id, folder)
+    if how.adapter:
+        loaded.adapters.mounts.chosen(how.adapter)  # whether they can work together is known now
+    return loaded
 
 
 def _answer(model: Model, how: Asking, text: str, flags: dict[str, Any]) -> None:
@@ -136,4 +149,5 @@ def _answer(model: Model, how: Asking, text: str, flags: dict[str, Any]) -> None
         print(json.dumps(answers.as_json(model.name, answer), ensure_ascii=not unicode_out))
     if flags["stats"] and answer.stats:
         print(answers.stats_text(answer.stats), file=sys.stderr)
-    answers.learn_from(model, answer.stats)
+    if not how.adapters:
+        answers.learn_from(model, answer.stats)

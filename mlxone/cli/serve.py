@@ -22,17 +22,19 @@ if TYPE_CHECKING:
     from mlxone.cli.serve_plan import Plan
     from mlxone.hub.find import Found
 
-MODELS, ADDRESS, WHO, MEMORY, ANSWERS, OUTPUT = (
+MODELS, ADAPTERS, ADDRESS, WHO, MEMORY, ANSWERS, OUTPUT = (
     "Models",
+    "Adapters",
     "Address",
     "Who may ask",
     "Memory",
     "Answers",
     "Output",
 )
-ORDER = (ADDRESS, WHO, ANSWERS, MEMORY, OUTPUT)
+ORDER = (ADAPTERS, ADDRESS, WHO, ANSWERS, MEMORY, OUTPUT)
 _SECTIONS = {
     **dict.fromkeys(("host", "port", "uds"), ADDRESS),
+    **dict.fromkeys(("adapter", "adapter_dir"), ADAPTERS),
     **dict.fromkeys(("api_key", "allowed_origins", "allowed_hosts", "allow_manage"), WHO),
     **dict.fromkeys(("memory_budget", "prompt_cache", "prompt_cache_bytes", "prompt_cache_size"), MEMORY),
     **dict.fromkeys(("idle_unload", "ctx_size", "prefill_step"), MEMORY),
@@ -79,6 +81,8 @@ def command(
     With one MODEL every request is for it, whatever model it names. Without any, a request may name each
     model on this machine, and one that names none gets MLXONE_MODEL, the config file's model or the
     starter. A line on stdout says when it is ready. SIGTERM or Ctrl-C stops it, a second one at once.
+
+    --adapter is for the model that requests get which name none; docs/server.md says more.
 
     All flags but --quiet and those of Models and Other can also be set by a variable (MLXONE_PORT for
     --port) or in the config file's table [serve] (port = 8090). The flag decides, then the variable,

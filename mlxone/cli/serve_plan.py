@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mlxone.cli import inputs
+from mlxone.cli.adapters import named_folders
 from mlxone.core.errors import UsageError
 from mlxone.core.settings import SERVE_SETTINGS, SERVER_SETTINGS
 from mlxone.server import guard
@@ -86,6 +87,8 @@ def _options(given: Mapping[str, Any], chosen: Mapping[str, Any], places: Mappin
         queue=chosen["queue"],
         idle_unload=chosen["idle_unload"] or None,
         allow_manage=bool(chosen["allow_manage"]),
+        adapters=named_folders(chosen["adapter"] or (), places["adapter"]),
+        adapter_dir=_folder(chosen["adapter_dir"], places["adapter_dir"]),
     )
 
 
@@ -98,6 +101,15 @@ def _template(path: str | None, shown_as: str) -> Path | None:
 
     Compiled(source, path)
     return Path(path).expanduser()
+
+
+def _folder(path: str | None, shown_as: str) -> Path | None:
+    if path is None:
+        return None
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        raise UsageError(f"{shown_as} {path} is no folder")
+    return folder
 
 
 def _template_args(text: str | None, shown_as: str) -> Mapping[str, Any]:

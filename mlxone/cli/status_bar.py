@@ -29,7 +29,7 @@ class Part:
 
 def bar_text(url: str, figures: Figures, counters: Counters, load: Load, width: int) -> str:
     """Two lines, neither wider than `width`; numbers are never cut, parts go as a whole."""
-    return "\n".join(_fitted(parts, width) for parts in (_work(url, figures, counters), _held(figures, load)))
+    return "\n".join(fitted(parts, width) for parts in (_work(url, figures, counters), _held(figures, load)))
 
 
 class Colours:
@@ -93,7 +93,7 @@ def _prompts(cache: CacheFigures) -> str:
     return f"prompts {share_in_words(cache.bytes, cache.max_bytes)}{hits}"
 
 
-def _fitted(parts: Sequence[Part], width: int) -> str:
+def fitted(parts: Sequence[Part], width: int) -> str:
     left = list(parts)
     while len(left) > 1 and display_width(BETWEEN.join(part.text for part in left)) > width:
         left.remove(min(left, key=lambda part: part.worth))

@@ -169,6 +169,26 @@ SERVER_SETTINGS: tuple[Setting, ...] = (
         metavar="NAMES",
         many=True,
     ),
+    Setting(
+        "adapter",
+        str,
+        "An adapter for the model, called by its folder's name where no NAME is given; may be repeated. One "
+        "alone is what requests get that name none; of several each request chooses, and gets the model as "
+        "it is where it names none.",
+        None,
+        "none",
+        aliases=("--adapter-path",),
+        metavar="[NAME=]DIR",
+        many=True,
+    ),
+    Setting(
+        "adapter_dir",
+        str,
+        "A folder whose adapters clients may mount and unmount.",
+        None,
+        "they may not",
+        metavar="DIR",
+    ),
     Setting("allow_manage", bool, "Let clients load and unload models.", None, "they may not"),
     Setting(
         "memory_budget",

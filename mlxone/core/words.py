@@ -67,6 +67,7 @@ class ChatRequest:
     prefill_step: int = 2048
     thinking: bool | None = None  # None: what the template does by itself
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    adapter: str | None = None  # "id", "a+b" or "none"; None: what whoever answers has for such requests
     borders: tuple[int, ...] = ()  # places in the prompt, in tokens, where other prompts may part from it
 
 

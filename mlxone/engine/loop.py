@@ -3,6 +3,7 @@
 The next step is submitted before the last token is read, so the device never waits for Python;
 only the first token is read at once, because somebody waits for it. With one row the arithmetic is
 the plain forward pass: chunks of the prompt, its last token alone, then one token at a time.
+Which decoder computes is on the row: the base, or one that adapters have changed.
 """
 
 from __future__ import annotations
@@ -12,16 +13,13 @@ from collections.abc import Generator, Sequence
 from mlxone.backend.arrays import check_memory, lock, mx, on_stream
 from mlxone.core.words import Progress
 from mlxone.engine.row import Drawn, Pending, Row
-from mlxone.models.decoder import Decoder
 
 # Buffers of outgrown layer states are handed back this often, in steps.
 CLEAN_EVERY = 256
 SHORT = 64  # tokens
 
 
-def prefill(
-    decoder: Decoder, row: Row, step: int, stops: Sequence[int] = ()
-) -> Generator[Progress, None, None]:
+def prefill(row: Row, step: int, stops: Sequence[int] = ()) -> Generator[Progress, None, None]:
     """Reads all but the prompt's last token, `step` at a time, and pauses at each of `row.stops(…)`.
 
     What Progress says is read is in the state by then: at a stop it may be kept.
@@ -38,7 +36,7 @@ def prefill(
             chunk = row.ids[read : min(read + step, end)]
             with lock, on_stream():
                 row.check()
-                decoder.hidden(mx.array([chunk]), row.state, paced=len(chunk) > SHORT)
+                row.decoder.hidden(mx.array([chunk]), row.state, paced=len(chunk) > SHORT)
                 mx.eval(row.state.arrays())
                 check_memory()
                 row.fed += chunk
@@ -47,25 +45,25 @@ def prefill(
         row.settle()
 
 
-def decode(decoder: Decoder, row: Row, max_tokens: int) -> Generator[Drawn, None, None]:
+def decode(row: Row, max_tokens: int) -> Generator[Drawn, None, None]:
     """Draws up to `max_tokens`, one at a time; the prompt is all read but for its last token.
 
     Closing the iterator takes back the step in flight where the states allow it. `row.fed`
     says afterwards exactly which tokens the states hold.
     """
     try:
-        pending = _advance(decoder, row, mx.array(row.unread))
+        pending = _advance(row, mx.array(row.unread))
         row.fed += row.unread
         drawn = pending.read()
         yield drawn
         if max_tokens == 1:
             return
-        pending = _advance(decoder, row, pending.token)
+        pending = _advance(row, pending.token)
         row.fed.append(drawn.token)
         for count in range(2, max_tokens + 1):
             following = None
             if count < max_tokens:
-                following = _advance(decoder, row, pending.token)
+                following = _advance(row, pending.token)
                 row.in_flight = pending
             drawn = pending.read()
             yield drawn
@@ -82,7 +80,7 @@ def decode(decoder: Decoder, row: Row, max_tokens: int) -> Generator[Drawn, None
         row.settle()
 
 
-def _advance(decoder: Decoder, row: Row, ids: mx.array) -> Pending:
+def _advance(row: Row, ids: mx.array) -> Pending:
     """One forward pass over ids [L] or a single id, and the draw from its last position.
 
     Reshaping belongs inside, too: one operation on another stream makes the two wait for each
@@ -90,5 +88,5 @@ def _advance(decoder: Decoder, row: Row, ids: mx.array) -> Pending:
     """
     with lock, on_stream():
         row.check()
-        hidden = decoder.hidden(ids.reshape(1, -1), row.state, near_end=row.follow)
-        return row.choose(decoder.logits(hidden[:, -1:])[0, -1])
+        hidden = row.decoder.hidden(ids.reshape(1, -1), row.state, near_end=row.follow)
+        return row.choose(row.decoder.logits(hidden[:, -1:])[0, -1])

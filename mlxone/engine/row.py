@@ -1,4 +1,4 @@
-"""One request inside the engine: its tokens, its memory, how its next token is drawn."""
+"""One request inside the engine: its tokens, its memory, who computes it, how its next token is drawn."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from mlxone.core.words import Sampling
 from mlxone.engine.processors import History, make_processors
 from mlxone.engine.sample import logprobs_of, make_draw
 from mlxone.kv.state import ModelState
+from mlxone.models.decoder import Decoder
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,7 @@ class Pending:
 class Row:
     def __init__(
         self,
+        decoder: Decoder,
         ids: Sequence[int],
         state: ModelState,
         sampling: Sampling,
@@ -51,6 +53,7 @@ class Row:
         seed: int,
         logprobs: int | None = None,
     ) -> None:
+        self.decoder = decoder  # with what this row's adapters change; rows beside it may have others
         self.ids = list(ids)
         self.state = state
         self.fed = list(ids[: state.offset])  # exactly the tokens the state holds…

@@ -90,10 +90,11 @@ class Admission:
         other share one `lock`.
         """
         self.case, self.budget = case, budget
+        self.mounted_bytes = 0  # of adapters, which are in memory beside the weights
         self._work = work or Work()
         self._elsewhere = elsewhere
         self._tickets: set[Ticket] = set()
-        self._longest_alone: dict[tuple[int, int], int] = {}  # by budget and rows: asked for at every look
+        self._longest_alone: dict[tuple[int, ...], int] = {}  # by what decides it: asked for at every look
         self._lock = lock or threading.RLock()
 
     def admit(self, prompt_tokens: int, max_tokens: int, rows: int = 1) -> Ticket | Refusal:
@@ -128,7 +129,7 @@ class Admission:
 
     def longest(self, rows: int = 1) -> int:
         """The longest context with nothing else in memory; 0 where not even the weights fit."""
-        key = self.budget, rows
+        key = self.budget, self.mounted_bytes, rows
         known = self._longest_alone.get(key)
         if known is None:
             known = self._longest(rows, _Load(), 0)
@@ -142,7 +143,7 @@ class Admission:
 
     @property
     def promised_bytes(self) -> int:
-        """Weights, and all that the requests in flight may grow to."""
+        """Weights, adapters, and all that the requests in flight may grow to."""
         with self._lock:
             return self._total(self._held())
 
@@ -163,7 +164,8 @@ class Admission:
 
     def _total(self, load: _Load) -> int:
         needs = self.case.needs(replace(self._work, context=load.context, rows=load.rows))
-        return needs.weights_bytes + load.kv_bytes + (needs.transient_bytes if load.rows else 0)
+        weights = needs.weights_bytes + self.mounted_bytes
+        return weights + load.kv_bytes + (needs.transient_bytes if load.rows else 0)
 
     def _refusal(
         self, prompt_tokens: int, max_tokens: int, asked: _Load, held: _Load, beside: int

@@ -55,18 +55,18 @@ def svg(matrix: Sequence[Cell], title: str = "What fits where") -> str:
     lefts = {size: MARGIN + NAMES_WIDTH + i * (CELL_WIDTH + GAP) for i, size in enumerate(sizes)}
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}"'
-        f' viewBox="0 0 {width} {height}" role="img" aria-label="{_text(title)}">',
-        f"<title>{_text(title)}</title>",
+        f' viewBox="0 0 {width} {height}" role="img" aria-label="{escaped(title)}">',
+        f"<title>{escaped(title)}</title>",
         f"<style>{STYLE}{_colours()}</style>",
         f'<rect class="paper" width="{width}" height="{height}" rx="8"/>',
-        _words(MARGIN, 38, "title ink", title),
-        _words(MARGIN, 57, "small dim", CAPTION),
+        label(MARGIN, 38, "title ink", title),
+        label(MARGIN, 57, "small dim", CAPTION),
         *(
-            _words(left + CELL_WIDTH / 2, HEAD_HEIGHT - 8, "head dim mid", size)
+            label(left + CELL_WIDTH / 2, HEAD_HEIGHT - 8, "head dim mid", size)
             for size, left in lefts.items()
         ),
         *(_box("row", MARGIN - 8, top, width - 2 * MARGIN + 16) for top in tops.values()),
-        *(_words(MARGIN, top + 21, "name ink", chip) for chip, top in tops.items()),
+        *(label(MARGIN, top + 21, "name ink", chip) for chip, top in tops.items()),
         *(_cell(lefts[cell.memory_gb], tops[cell.chip], cell) for cell in matrix),
         *_legend(bottom + 26),
         "</svg>",
@@ -97,11 +97,11 @@ def _cell(left: float, top: float, cell: Cell) -> str:
     box = _box(_shade(cell), left, top, CELL_WIDTH)
     speed = "" if cell.decode_tps is None or not cell.fits else f"{_figures(cell.decode_tps)} tok/s"
     middle = left + CELL_WIDTH / 2
-    lines = [_words(middle, top + (15 if speed else 21), "big ink mid", _verdict(cell))]
+    lines = [label(middle, top + (15 if speed else 21), "big ink mid", _verdict(cell))]
     if speed:
-        lines.append(_words(middle, top + 27, "small ink mid", speed))
+        lines.append(label(middle, top + 27, "small ink mid", speed))
     hint = f"{cell.chip}, {cell.memory_gb} GB: {_verdict(cell)}" + (f", {speed}" if speed else "")
-    return f"<g><title>{_text(hint)}</title>{box}{''.join(lines)}</g>"
+    return f"<g><title>{escaped(hint)}</title>{box}{''.join(lines)}</g>"
 
 
 def _box(shade: str, left: float, top: float, width: float) -> str:
@@ -139,7 +139,7 @@ def _legend(top: float) -> Iterator[str]:
     for i, (shade, meaning) in enumerate(words):
         left = MARGIN + i * LEGEND_STEP
         yield f'<rect class="{shade}" x="{left}" y="{top}" width="14" height="14" rx="3"/>'
-        yield _words(left + 20, top + 11, "small dim", meaning)
+        yield label(left + 20, top + 11, "small dim", meaning)
 
 
 def _colours() -> str:
@@ -149,10 +149,10 @@ def _colours() -> str:
     return f".mid {{ text-anchor: middle; }}\n{light}\n@media (prefers-color-scheme: dark) {{ {dark} }}\n"
 
 
-def _words(x: float, y: float, classes: str, words: object) -> str:
-    return f'<text x="{x}" y="{y}" class="{classes}">{_text(words)}</text>'
+def label(x: float, y: float, classes: str, words: object) -> str:
+    return f'<text x="{x}" y="{y}" class="{classes}">{escaped(words)}</text>'
 
 
-def _text(words: object) -> str:
+def escaped(words: object) -> str:
     """Escaped; characters that XML forbids even escaped are left out."""
     return escape("".join(c for c in str(words) if c.isprintable()))

@@ -115,10 +115,10 @@ def api() -> HfApi:
     return HfApi(endpoint=endpoint(), library_name="mlxone")
 
 
-def file_url(repo: str, revision: str, name: str) -> str:
+def file_url(repo: str, revision: str, name: str, *, kind: str = "model") -> str:
     from huggingface_hub import hf_hub_url
 
-    return hf_hub_url(repo, name, revision=revision, endpoint=endpoint())
+    return hf_hub_url(repo, name, repo_type=kind, revision=revision, endpoint=endpoint())
 
 
 def listing(path: str, query: Sequence[tuple[str, str]]) -> Any:

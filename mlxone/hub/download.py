@@ -173,7 +173,7 @@ class _Job:
         with Partial(path, self._file.size) as self._partial:
             held = self._partial.held
             self._state = State.FETCHING
-            transfer = Transfer(self._plan.repo, self._plan.commit, self._file, self._connections, self._stop)
+            transfer = Transfer(self._plan, self._file, self._connections, self._stop)
             try:
                 transfer.fetch(self._partial)
             except Damaged as e:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Protocol
 
 from mlxone.core.errors import StorageError, UsageError
-from mlxone.hub import partial, places, snapshots
+from mlxone.hub import partial, places
 from mlxone.hub.client import is_true
 from mlxone.hub.repo import File, Plan
 from mlxone.hub.verify import damage
@@ -76,7 +76,7 @@ class Cache:
     def __init__(self, plan: Plan, verify: bool = False) -> None:
         self.folder = plan.folder
         self._plan, self._verify = plan, verify
-        self._root = snapshots.repo_folder(plan.repo)
+        self._root = plan.root
         self._locks = places.hf_cache() / ".locks" / self._root.name
 
     def has(self, file: File) -> bool:

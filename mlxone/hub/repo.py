@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from mlxone.core.amounts import first_of
 from mlxone.core.errors import HubError, UnsupportedModel, UsageError
@@ -15,7 +15,9 @@ from mlxone.hub import client, snapshots
 from mlxone.hub.trouble import explained
 
 if TYPE_CHECKING:
-    from huggingface_hub.hf_api import ModelInfo, RepoSibling
+    from huggingface_hub.hf_api import DatasetInfo, ModelInfo, RepoSibling
+
+Info = TypeVar("Info", "ModelInfo", "DatasetInfo")
 
 CARD = "README.md"
 LARGEST_CARD = 1 << 20  # bytes; licence and tags stand at its beginning, and no model needs it
@@ -58,39 +60,67 @@ class Plan:
     revision: str  # as asked for
     commit: str  # what it means now
     files: tuple[File, ...]
+    kind: str = "model"  # or "dataset"
 
     @property
     def total_bytes(self) -> int:
         return sum(file.size for file in self.files)
 
     @property
+    def root(self) -> Path:
+        """Where all of the repo is in the cache."""
+        prefix = snapshots.DATASETS if self.kind == "dataset" else snapshots.PREFIX
+        return snapshots.repo_folder(self.repo, prefix)
+
+    @property
     def folder(self) -> Path:
         """Where it is in the cache."""
-        return snapshots.repo_folder(self.repo) / "snapshots" / self.commit
+        return self.root / "snapshots" / self.commit
 
 
 def plan(
     repo: str, revision: str | None = None, *, include: Sequence[str] = (), exclude: Sequence[str] = ()
 ) -> Plan:
     """Asks the Hub what to fetch, with exact sizes: what a text model needs, or what the patterns choose."""
+    info = _ask(
+        repo,
+        revision,
+        lambda: client.api().model_info(repo, revision=revision, files_metadata=True, timeout=ANSWER_WITHIN),
+    )
+    siblings = {sibling.rfilename: sibling for sibling in info.siblings or ()}
+    names = _chosen(repo, siblings, include, exclude) if include or exclude else _usual(repo, info)
+    files = tuple(sorted((_file(siblings[name]) for name in names), key=_order))
+    return Plan(_own_id(repo, info), revision or "main", info.sha or "", files)
+
+
+def plan_of_dataset(
+    repo: str, revision: str | None, choose: Callable[[Collection[str]], Collection[str]]
+) -> Plan:
+    """The same about a dataset, whose files are chosen among their names."""
+    info = _ask(
+        f"dataset {repo}",
+        revision,
+        lambda: client.api().dataset_info(
+            repo, revision=revision, files_metadata=True, timeout=ANSWER_WITHIN
+        ),
+    )
+    siblings = {sibling.rfilename: sibling for sibling in info.siblings or ()}
+    files = tuple(sorted((_file(siblings[name]) for name in choose(siblings)), key=_order))
+    return Plan(_own_id(repo, info), revision or "main", info.sha or "", files, kind="dataset")
+
+
+def _ask(repo: str, revision: str | None, question: Callable[[], Info]) -> Info:
     if revision is not None and _leads_elsewhere(revision):  # it becomes a file's name under refs/
         raise UsageError(f"{revision!r} is not a revision", hint="name a branch, a tag or a commit")
     client.check_online(repo)
     with explained(repo, revision):
-        info = client.patiently(
-            lambda: client.api().model_info(
-                repo, revision=revision, files_metadata=True, timeout=ANSWER_WITHIN
-            )
-        )
+        info = client.patiently(question)
     if info.sha is None or not _SHA1.fullmatch(info.sha):
         raise HubError(f"the Hub does not say which commit of {repo} is current")
-    siblings = {sibling.rfilename: sibling for sibling in info.siblings or ()}
-    names = _chosen(repo, siblings, include, exclude) if include or exclude else _usual(repo, info)
-    files = tuple(sorted((_file(siblings[name]) for name in names), key=_order))
-    return Plan(_own_id(repo, info), revision or "main", info.sha, files)
+    return info
 
 
-def _own_id(repo: str, info: ModelInfo) -> str:
+def _own_id(repo: str, info: ModelInfo | DatasetInfo) -> str:
     """The Hub takes any case; two spellings must not become two folders."""
     return info.id if info.id.lower() == repo.lower() else repo
 

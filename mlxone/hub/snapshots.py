@@ -13,6 +13,7 @@ from mlxone.formats.shards import INDEX
 from mlxone.hub import places
 
 PREFIX = "models--"  # of a cached repo's folder, where slashes are `--`
+DATASETS = "datasets--"  # the same of a dataset
 STARTER_REPO = "HuggingFaceTB/SmolLM2-135M-Instruct"
 SHORTEST_COMMIT = 7  # letters of a commit that are enough to name it
 
@@ -34,8 +35,8 @@ def is_whole(folder: Path) -> bool:
         return False
 
 
-def repo_folder(repo: str) -> Path:
-    return places.hf_cache() / (PREFIX + repo.replace("/", "--"))
+def repo_folder(repo: str, prefix: str = PREFIX) -> Path:
+    return places.hf_cache() / (prefix + repo.replace("/", "--"))
 
 
 def snapshot_of(repo: str) -> Path | None:

@@ -17,7 +17,7 @@ from mlxone.hub import client
 from mlxone.hub.client import BrokenOff, Damaged, Retries, Stopped
 from mlxone.hub.crew import Crew
 from mlxone.hub.partial import Partial
-from mlxone.hub.repo import File
+from mlxone.hub.repo import File, Plan
 
 CONNECTIONS = 8
 SMALLEST_PIECE, LARGEST_PIECE = 8 << 20, 64 << 20  # bytes of one request
@@ -26,9 +26,9 @@ SMALLEST_PIECE, LARGEST_PIECE = 8 << 20, 64 << 20  # bytes of one request
 class Transfer:
     """Everything one file's connections share."""
 
-    def __init__(self, repo: str, commit: str, file: File, crew: Crew, stop: threading.Event) -> None:
-        self._repo, self._file = repo, file
-        self._url = client.file_url(repo, commit, file.name)
+    def __init__(self, plan: Plan, file: File, crew: Crew, stop: threading.Event) -> None:
+        self._repo, self._file = plan.repo, file
+        self._url = client.file_url(plan.repo, plan.commit, file.name, kind=plan.kind)
         self._crew, self._stop = crew, stop
         self._whole = threading.Lock()  # held by the connection that takes the whole file
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from mlxone.backend.arrays import mx
 from mlxone.kv.buffer import attention, padded, room_for, shared
 from mlxone.kv.pieces import Piece, own
-from mlxone.kv.state import Mask
+from mlxone.kv.state import Mask, Rope
 
 
 class PlainState:
@@ -21,6 +21,9 @@ class PlainState:
 
     def mask(self, length: int) -> Mask:
         return None if length == 1 else "causal"
+
+    def rotate(self, rope: Rope, x: mx.array) -> mx.array:
+        return rope(x, self.offset)
 
     def append(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         start, end = self.offset, self.offset + keys.shape[2]

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from mlxone.backend.arrays import mx
 from mlxone.kv.buffer import STEP, attention, causal_mask, padded, shared
 from mlxone.kv.pieces import Piece, own
-from mlxone.kv.state import Mask
+from mlxone.kv.state import Mask, Rope
 
 
 class RotatingState:
@@ -32,6 +32,9 @@ class RotatingState:
             return None
         old = min(self.window - 1, self.offset)
         return causal_mask(length, old, self.window) if old + length > self.window else "causal"
+
+    def rotate(self, rope: Rope, x: mx.array) -> mx.array:
+        return rope(x, self.offset)
 
     def append(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         if keys.shape[2] == 1:

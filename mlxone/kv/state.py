@@ -13,6 +13,7 @@ from mlxone.backend.arrays import lock, mx
 from mlxone.kv.pieces import Piece
 
 Mask = Any  # None, the word "causal", or a boolean array
+Rope = Callable[[mx.array, Any], mx.array]  # (x [B, heads, L, dim], position of the first token)
 
 
 class LayerState(Protocol):
@@ -24,6 +25,9 @@ class LayerState(Protocol):
 
     def mask(self, length: int) -> Mask:
         """What `length` new tokens may look at, asked before they are appended."""
+
+    def rotate(self, rope: Rope, x: mx.array) -> mx.array:
+        """Turns new tokens [B, heads, L, dim], not yet appended, to the positions they have."""
 
     def append(self, keys: mx.array, values: mx.array) -> Any:
         """Takes in new tokens [B, heads, L, dim]; returns what `attend` needs of all that is held."""

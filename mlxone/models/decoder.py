@@ -53,7 +53,7 @@ class Attention:
         keys = self._by_head(keys, self.kv_heads, self.k_norm)
         values = self._by_head(values, self.kv_heads, None)
         if self.rope is not None:
-            queries, keys = self.rope(queries, state.offset), self.rope(keys, state.offset)
+            queries, keys = state.rotate(self.rope, queries), state.rotate(self.rope, keys)
         held = state.append(keys, values)
         out = state.attend(queries, held, scale=self.scale, mask=mask)
         if length > 1:

@@ -62,25 +62,27 @@ class WeightSource:
         return self._take_float(name, (dims,))
 
     def norm(self, path: str, dims: int, eps: float) -> Norm:
-        return Norm(self.vector(f"{path}.weight", dims), eps)
+        return Norm(self.vector(f"{path}.weight", dims), eps, path=path)
 
     def linear(
         self, path: str, in_dims: int, out_dims: int, *, bias: bool = False
     ) -> PlainLinear | PackedLinear:
         packing, arrays = self._matrix(path, in_dims, out_dims)
         shift = self.vector(f"{path}.bias", out_dims) if bias else None
-        if packing is None:
-            return PlainLinear(arrays[0], shift)
-        return PackedLinear(arrays[0], arrays[1], arrays[2] if packing.has_biases else None, packing, shift)
+        if packing is None or len(arrays) == 1:
+            return PlainLinear(arrays[0], shift, path=path, bits=packing.bits if packing else None)
+        biases = arrays[2] if packing.has_biases else None
+        return PackedLinear(arrays[0], arrays[1], biases, packing, shift, path=path)
 
     def embedding(self, path: str, count: int, dims: int) -> PlainEmbedding | PackedEmbedding:
         packing, arrays = self._matrix(path, dims, count)
-        if packing is None:
+        if packing is None or len(arrays) == 1:
             return PlainEmbedding(arrays[0])
         return PackedEmbedding(arrays[0], arrays[1], arrays[2] if packing.has_biases else None, packing)
 
     def _matrix(self, path: str, in_dims: int, out_dims: int) -> tuple[Packing | None, list[mx.array]]:
-        """The weight alone, or packed weight, scales and (affine only) biases."""
+        """How the checkpoint packs it, and the weight alone (plain there, or widened here) or packed
+        weight, scales and (affine only) biases."""
         packing = self.quantization.packing(self.checkpoint, path, in_dims)
         if packing is None:
             return None, [self._take_float(f"{path}.weight", (out_dims, in_dims))]
@@ -90,7 +92,7 @@ class WeightSource:
         if packing.has_biases:
             rest.append(self.checkpoint.take(f"{path}.biases", groups))
         if self.form == "wide":
-            return None, [_dequantize(weight, rest, packing)]
+            return packing, [_dequantize(weight, rest, packing)]
         if self.form == "packed" and packing.has_biases:
             rest = [a.astype(mx.float32) for a in rest]
         return packing, [weight, *rest]

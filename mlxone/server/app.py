@@ -88,7 +88,7 @@ class App:
     def _options(self, request: Request, place: Place) -> Response:
         if place is NOWHERE and request.path != "*":
             raise self.table.unknown(request.path)
-        methods = "GET, HEAD, OPTIONS, POST" if place is NOWHERE else place.methods
+        methods = "DELETE, GET, HEAD, OPTIONS, POST" if place is NOWHERE else place.methods
         headers = [("allow", methods)]
         if cors.is_preflight(request):
             headers += cors.preflight(request, methods)

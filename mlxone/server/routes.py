@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from functools import partial
 
-from mlxone.server.handlers import answers, models, state, texts
+from mlxone.server.handlers import adapters, answers, models, state, texts
 from mlxone.server.protocols import openai_errors
+from mlxone.server.protocols.adapters import AdapterListing, AdapterObject, Gone, MountBody
 from mlxone.server.protocols.llamacpp import (
     DetokenizeAnswer,
     DetokenizeBody,
@@ -46,6 +47,30 @@ ROUTES: tuple[Route, ...] = (
     OpenAI("GET", "/models/{id}", models.one, summary="One of them; an id may contain slashes."),
     OpenAI("POST", "/models/load", models.load, summary="Load a model, where allowed.", takes=Name),
     OpenAI("POST", "/models/unload", models.unload, summary="Unload a model, where allowed.", takes=Name),
+    OpenAI(
+        "GET",
+        "/adapters",
+        adapters.listing,
+        summary="The adapters that a request may choose.",
+        asks=("model",),
+        answer=AdapterListing,
+    ),
+    OpenAI(
+        "POST",
+        "/adapters",
+        adapters.mount,
+        summary="Mount an adapter, where allowed.",
+        takes=MountBody,
+        answer=AdapterObject,
+    ),
+    OpenAI(
+        "DELETE",
+        "/adapters/{id}",
+        adapters.unmount,
+        summary="Unmount one, where allowed; answers that use it go on.",
+        asks=("model",),
+        answer=Gone,
+    ),
     Llama(
         "POST",
         "/tokenize",

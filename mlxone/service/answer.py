@@ -88,15 +88,18 @@ class Answer:
         if request.eos_token_ids is not None:
             check_ids(request.eos_token_ids, model.vocab_size)
             self.eos = frozenset(request.eos_token_ids)
-        self.memory = memory
-        if memory is not None:
-            state = memory.recall(model, ids)
+        self.selection = model.adapters.select(request.adapter)
+        self.memory = None if memory is None else memory.within(self.selection.key)
+        if self.memory is not None:
+            state = self.memory.recall(model, ids)
         # After all that may refuse: a given state is the caller's, and whoever used it lets go now.
         self.state = model.new_state() if state is None else _checked_state(state, model)
         self.state.hold()
         self.cached = _reuse(self.state, ids)
         seed = request.sampling.seed if request.sampling.seed is not None else secrets.randbits(63)
-        self.row = Row(ids, self.state, request.sampling, seed=seed, logprobs=request.logprobs)
+        self.row = Row(
+            self.selection.decoder, ids, self.state, request.sampling, seed=seed, logprobs=request.logprobs
+        )
         self.state.hold(self.row.release)
         self.clock = _Clock()
         self.ended: FinishReason | None = None  # known once the last token is, whether it was read or not
@@ -122,7 +125,7 @@ class Answer:
 
     def _prompt(self) -> Generator[Progress, None, None]:
         stops = self.row.stops(self.request.borders) if self.memory is not None else []
-        with closing(prefill(self.model.decoder, self.row, self.request.prefill_step, stops)) as chunks:
+        with closing(prefill(self.row, self.request.prefill_step, stops)) as chunks:
             for progress in chunks:
                 if self.memory is not None and progress.done in stops:
                     self.memory.checkpoint(self.state, self.row.fed)
@@ -137,7 +140,7 @@ class Answer:
             self.memory.checkpoint(self.state, self.row.fed)
 
     def _tokens(self) -> Generator[Token, None, FinishReason]:
-        with closing(decode(self.model.decoder, self.row, self.max_tokens)) as steps:
+        with closing(decode(self.row, self.max_tokens)) as steps:
             for index, drawn in enumerate(steps):
                 self.clock.token()
                 token, reason = self._token(drawn, index)

@@ -56,6 +56,15 @@ def check_ids(ids: Iterable[int], vocab_size: int) -> None:
             raise UsageError(f"token id {id} is outside the vocabulary of {vocab_size}")
 
 
+def check_tokens(ids: Iterable[int], vocab_size: int) -> None:
+    """The same of a request's field `tokens`."""
+    try:
+        check_ids(ids, vocab_size)
+    except UsageError as error:
+        error.param = error.param or "tokens"
+        raise
+
+
 def checked_bias(bias: Any, vocab_size: int) -> dict[int, float]:
     """Keys may be text, as JSON has them."""
     try:

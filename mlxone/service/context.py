@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -23,10 +23,13 @@ from mlxone.core.errors import MlxoneError, NotPermitted, Overloaded, ShuttingDo
 from mlxone.core.words import Asked, Stats
 from mlxone.service.answers import Answers as Answers
 from mlxone.service.catalogue import Catalogue, Offer
-from mlxone.service.figures import CacheFigures, Figures, ModelCard, Tally
+from mlxone.service.checks import check_tokens
+from mlxone.service.figures import Figures, ModelCard, Tally
 from mlxone.service.mailbox import Mailbox
+from mlxone.service.mounting import Mounting, mount_given
+from mlxone.service.mounts import MountedAdapter
 from mlxone.service.options import Options
-from mlxone.service.snapshot import admission_figures, state_figures
+from mlxone.service.snapshot import with_shelf
 from mlxone.service.worker import Job, Worker
 
 if TYPE_CHECKING:
@@ -123,43 +126,51 @@ class Context:
         return [self._card(offer) for offer in self._catalogue.offers]
 
     async def refresh(self) -> list[ModelCard]:
-        await asyncio.wrap_future(self._in_pool(self._catalogue.look))
+        await self.beside(self._catalogue.look)
         return self.models()
 
     async def load(self, name: str) -> ModelCard:
         """Only what the registry knows, and only where the operator allows it."""
         offer = await self._managed(name)
-        await asyncio.wrap_future(self._worker.call(partial(self._shelf.bring_in, offer)))
-        self._worker.wake()
+        await self.on_shelf(lambda shelf: shelf.bring_in(offer))
         return self._card(offer)
 
     async def unload(self, name: str) -> ModelCard:
         offer = await self._managed(name)
-        await asyncio.wrap_future(self._worker.call(partial(self._shelf.put_away, offer)))
-        self._worker.wake()
+        await self.on_shelf(lambda shelf: shelf.put_away(offer))
         return self._card(offer)
+
+    @cached_property
+    def adapters(self) -> Mounting:
+        """What is mounted on the models, and mounting by request."""
+        return Mounting(self.options, self)
+
+    @property
+    def has_several(self) -> bool:
+        """Whether a request may choose its model."""
+        return not self._catalogue.is_named or len(self._catalogue.offers) > 1
 
     async def tokenize(self, model: str | None, text: str, *, add_special: bool = False) -> list[int]:
         encode = (await self._loaded(model)).words.tokenizer.encode
-        return await asyncio.wrap_future(self._in_pool(partial(encode, text, add_special=add_special)))
+        return await self.beside(partial(encode, text, add_special=add_special))
 
     async def detokenize(self, model: str | None, ids: Sequence[int]) -> str:
         loaded = await self._loaded(model)
-        _check_ids(loaded, ids)
+        check_tokens(ids, loaded.words.vocab_size)
         decode = loaded.words.tokenizer.decode
-        return await asyncio.wrap_future(self._in_pool(partial(decode, ids, skip_special=False)))
+        return await self.beside(partial(decode, ids, skip_special=False))
 
     async def token_texts(self, model: str | None, ids: Sequence[int]) -> list[str]:
         loaded = await self._loaded(model)
-        _check_ids(loaded, ids)
+        check_tokens(ids, loaded.words.vocab_size)
         text = loaded.words.tokenizer.token_text
-        return await asyncio.wrap_future(self._in_pool(lambda: [text(id) for id in ids]))
+        return await self.beside(lambda: [text(id) for id in ids])
 
     async def props(self, model: str | None = None) -> Props:
         from mlxone.service.props import props_of
 
         loaded = await self._loaded(model)
-        return await asyncio.wrap_future(self._in_pool(partial(props_of, loaded, self.options)))
+        return await self.beside(partial(props_of, loaded, self.options))
 
     def figures(self) -> Figures:
         """A snapshot, taken without waiting for anything."""
@@ -173,17 +184,7 @@ class Context:
             decode_tps=self._tally.decode_tps,
         )
         shelf = self._shelf_made
-        if shelf is None:
-            return found
-        kept = shelf.prefixes.figures()
-        return replace(
-            found,
-            loaded=tuple(one.offer.id for one in shelf.in_memory),
-            prompt_cache=CacheFigures(**asdict(kept)),
-            admission=admission_figures(shelf, self._last, self.options),
-            states=state_figures(shelf, self._last),
-            memory=shelf.memory,
-        )
+        return found if shelf is None else with_shelf(found, shelf, self._last, self.options)
 
     # One request ------------------------------------------------------------------------
 
@@ -215,8 +216,7 @@ class Context:
         loaded = await self._loaded(asked.model)
         prepared = []
         for request in asked.requests:
-            ready = self._in_pool(partial(prepare, loaded, request, self.options))
-            prepared.append(await asyncio.wrap_future(ready))
+            prepared.append(await self.beside(partial(prepare, loaded, request, self.options)))
         self._check_open()
         return self._submit(loaded.offer, prepared, asked.choices)
 
@@ -257,8 +257,7 @@ class Context:
     # Models -----------------------------------------------------------------------------
 
     async def _loaded(self, name: str | None) -> Loaded:
-        await self.start()
-        offer = await self._meant(name)
+        offer = await self.found(name)
         loaded = self._shelf.at_hand(offer)
         if loaded is None:
             loaded = await asyncio.wrap_future(self._worker.call(partial(self._shelf.take, offer)))
@@ -273,14 +272,13 @@ class Context:
     async def _managed(self, name: str) -> Offer:
         if not self.options.allow_manage:
             raise NotPermitted("models may not be loaded or unloaded here", hint="start with --allow-manage")
-        await self.start()
-        return await self._meant(name)
+        return await self.found(name)
 
-    async def _meant(self, name: str | None) -> Offer:
-        found = self._at_hand(name)
-        if found is None:
-            found = await asyncio.wrap_future(self._in_pool(partial(self._catalogue.find, name)))
-        return found
+    async def found(self, name: str | None) -> Offer:
+        """The model that a request means."""
+        await self.start()
+        at_hand = self._at_hand(name)
+        return at_hand if at_hand is not None else await self.beside(partial(self._catalogue.find, name))
 
     def _card(self, offer: Offer) -> ModelCard:
         shelf = self._shelf_made
@@ -302,6 +300,10 @@ class Context:
         self.options.check()
         offers = self._catalogue.look()
         self._worker.call(partial(self._load_named, offers if self._catalogue.is_named else [])).result()
+        if self.options.adapters:
+            offer = offers[0] if self._catalogue.is_named else self._catalogue.find(None)
+            given = self.options.adapters
+            self._worker.call(lambda: mount_given(self._shelf, offer, given)).result()
         if self._catalogue.is_named:
             # Ready is who answers at once: the first model is waited for, the others follow when
             # nobody asks for anything.
@@ -363,6 +365,20 @@ class Context:
         if self._pool is not None:  # where that thread is left, one of the pool's may wait for it
             await asyncio.to_thread(self._pool.shutdown, wait=not self._worker.alive)
 
+    def mounted(self) -> list[tuple[Offer, MountedAdapter]]:
+        """All adapters, without waiting for anything."""
+        return self._shelf_made.mounted if self._shelf_made else []
+
+    async def on_shelf(self, work: Callable[[Shelf], T]) -> T:
+        """On the models' thread, between two steps."""
+        done = await asyncio.wrap_future(self._worker.call(lambda: work(self._shelf)))
+        self._worker.wake()
+        return done
+
+    def beside(self, work: Callable[[], T]) -> asyncio.Future[T]:
+        """On a thread that nobody's answer waits for."""
+        return asyncio.wrap_future(self._in_pool(work))
+
     def _in_pool(self, work: Callable[[], T]) -> Future[T]:
         self._check_open()
         self._pool = self._pool or ThreadPoolExecutor(TALKERS, thread_name_prefix="mlxone-words")
@@ -376,13 +392,3 @@ class Context:
 def _look_at(ended: asyncio.Future[Any]) -> None:
     """Who waited may have gone: asyncio complains of a failure that nobody has looked at."""
     _ = ended.cancelled() or ended.exception()
-
-
-def _check_ids(loaded: Loaded, ids: Sequence[int]) -> None:
-    from mlxone.service.checks import check_ids
-
-    try:
-        check_ids(ids, loaded.words.vocab_size)
-    except UsageError as error:
-        error.param = error.param or "tokens"
-        raise

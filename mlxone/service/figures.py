@@ -54,6 +54,14 @@ class StateFigures:
 
 
 @dataclass(frozen=True, slots=True)
+class AdapterFigures:
+    """Of all models, those that are put away too."""
+
+    mounted: int = 0
+    bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Totals:
     """Since the start."""
 
@@ -89,6 +97,7 @@ class Figures:
     totals: Totals = Totals()
     decode_tps: float = 0.0  # of late
     states: StateFigures = StateFigures()
+    adapters: AdapterFigures = AdapterFigures()
 
 
 class Tally:

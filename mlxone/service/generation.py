@@ -18,6 +18,7 @@ from mlxone.service.answer import Answer
 from mlxone.service.checks import listed
 from mlxone.service.defaults import make_sampling
 from mlxone.service.model import Model
+from mlxone.service.mounts import AND, ids_of
 
 Prompt = str | Sequence[int] | Sequence[Message] | Sequence[Mapping[str, Any]]
 
@@ -27,7 +28,6 @@ RESERVED: Mapping[str, Any] = {
     "kv_group_size": 64,
     "quantized_kv_start": 5000,
     "kv_config": None,
-    "adapters": None,
     "prompt_embeddings": None,
     "image_mask": None,
 }
@@ -150,12 +150,14 @@ def generate(
     raw: bool = False,
     thinking: bool | None = None,
     template_kwargs: Mapping[str, Any] | None = None,
+    adapters: str | Sequence[str] | None = None,
     **sampling: Any,
 ) -> Generation:
     """Answers a prompt: a text, messages or token ids.
 
     A text is one user message where the model has a chat template; `raw=True` gives it to the
-    model as it stands. Sampling options are those of `mlxone.Sampling`; by default the likeliest
+    model as it stands. `adapters` are ids of what is mounted on `model.adapters`, in the order they work.
+    Sampling options are those of `mlxone.Sampling`; by default the likeliest
     token is taken.
     """
     for name, neutral in RESERVED.items():
@@ -179,6 +181,7 @@ def generate(
         prefill_step=prefill_step,
         thinking=thinking,
         template_kwargs=template_kwargs or {},
+        adapter=_wish(adapters),
     )
     return Generation(Answer(model, request, state))
 
@@ -186,6 +189,11 @@ def generate(
 def generate_async(model: Model, prompt: Prompt, **options: Any) -> AsyncGeneration:
     """`generate` for an event loop: `async for token in mlxone.generate_async(model, …)`."""
     return AsyncGeneration(generate(model, prompt, **options))
+
+
+def _wish(adapters: str | Sequence[str] | None) -> str | None:
+    given = adapters if isinstance(adapters, str | None) else listed("adapters", adapters)
+    return AND.join(ids_of(given)) or None
 
 
 def _prompt(model: Model, prompt: Prompt, raw: bool) -> dict[str, Any]:

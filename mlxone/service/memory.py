@@ -6,7 +6,7 @@ asks the same model in the same namespace. An answer takes either and does not k
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from mlxone.kv.prefixes import PrefixStore
@@ -15,6 +15,9 @@ from mlxone.service.model import Model
 
 
 class Remembers(Protocol):
+    def within(self, key: str) -> Remembers:
+        """The same for what these adapters compute: nothing of it may serve others. No key is the base's."""
+
     def recall(self, model: Model, ids: Sequence[int]) -> ModelState:
         """A state that holds the beginning of these ids, all but the last at most; maybe nothing of them.
 
@@ -32,6 +35,12 @@ class Memory:
     def __init__(self) -> None:
         self._state: ModelState | None = None
         self._tokens: list[int] = []
+        self._key = ""  # of the adapters that computed it
+
+    def within(self, key: str) -> Memory:
+        if key != self._key:
+            self._state, self._tokens, self._key = None, [], key
+        return self
 
     def recall(self, model: Model, ids: Sequence[int]) -> ModelState:
         state, self._state = self._state, None
@@ -48,8 +57,18 @@ class Memory:
 
 
 class Shared:
-    def __init__(self, store: PrefixStore, namespace: str) -> None:
-        self._store, self._namespace = store, namespace
+    def __init__(
+        self, store: PrefixStore, namespace: str, others: Callable[[str], None] = lambda namespace: None
+    ) -> None:
+        """`others` hears of each namespace besides this one that something is kept in."""
+        self._store, self._namespace, self._others = store, namespace, others
+
+    def within(self, key: str) -> Shared:
+        if not key:
+            return self
+        namespace = f"{self._namespace}\n{key}"  # no model's key has two lines
+        self._others(namespace)
+        return Shared(self._store, namespace)
 
     def recall(self, model: Model, ids: Sequence[int]) -> ModelState:
         return self._store.take(self._namespace, ids, model.new_state)

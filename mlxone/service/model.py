@@ -12,7 +12,9 @@ from mlxone.core.errors import UsageError
 from mlxone.core.settings import PREFILL_STEP
 from mlxone.kv.state import ModelState
 from mlxone.models.decoder import Decoder
+from mlxone.service.adapters import AdapterManager
 from mlxone.service.checks import check_ids, check_number, listed
+from mlxone.service.mounts import Mounts
 from mlxone.text.template import ChatTemplate
 from mlxone.text.tokenizer import Tokenizer
 
@@ -28,6 +30,7 @@ class Model:
     template: ChatTemplate | None
     eos_token_ids: frozenset[int]
     generation_config: Mapping[str, Any] = field(default_factory=dict)
+    _adapters: AdapterManager | None = field(default=None, init=False, repr=False)
 
     @property
     def context_length(self) -> int | None:
@@ -37,6 +40,17 @@ class Model:
     @property
     def vocab_size(self) -> int:
         return self.decoder.spec.vocab_size
+
+    @property
+    def adapters(self) -> AdapterManager:
+        """What is mounted on this model, and what a choice of it computes."""
+        if self._adapters is None:
+            self._adapters = AdapterManager(self)
+        return self._adapters
+
+    def take_over(self, mounts: Mounts) -> None:
+        """The mounts of an earlier life of the same model."""
+        self._adapters = AdapterManager(self, mounts)
 
     # For loops of one's own -------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from mlxone.core.errors import UsageError
 from mlxone.core.settings import PREFILL_STEP, SERVE_SETTINGS, Setting
 from mlxone.core.words import Sampling
 from mlxone.service.checks import check_number, check_setting, checked_template_values
+from mlxone.service.mounts import check_id
 
 PROMPT_CACHE_BYTES = 2_000_000_000
 QUEUE = 256
@@ -43,6 +44,9 @@ class Options:
     queue: int = QUEUE  # answers that may wait for their turn
     idle_unload: float | None = None  # seconds; 0: never
     allow_manage: bool = False
+    # By id: folders of adapters for the model that requests get which name none. One alone is their default.
+    adapters: Mapping[str, str | Path] = field(default_factory=dict)
+    adapter_dir: str | Path | None = None  # adapters under it may be mounted by requests
 
     def check(self) -> None:
         """Names the first that cannot be honoured, whatever the model."""
@@ -54,10 +58,22 @@ class Options:
         for name in ("thinking", "allow_manage"):
             if not isinstance(getattr(self, name), bool | None):
                 raise UsageError(f"{name} must be True or False, not {str(getattr(self, name))[:60]!r}")
-        if not isinstance(self.chat_template, str | Path | None):
-            raise UsageError(f"chat_template must be a path, not {str(self.chat_template)[:60]!r}")
+        for name in ("chat_template", "adapter_dir"):
+            if not isinstance(getattr(self, name), str | Path | None):
+                raise UsageError(f"{name} must be a path, not {str(getattr(self, name))[:60]!r}")
+        self._check_adapters()
         checked_template_values(self.template_kwargs)
         self._check_sampling()
+
+    def _check_adapters(self) -> None:
+        if self.adapter_dir is not None and not Path(self.adapter_dir).expanduser().is_dir():
+            raise UsageError(f"adapter_dir {self.adapter_dir} is no folder")
+        if not isinstance(self.adapters, Mapping):
+            raise UsageError(f"adapters must be a mapping, not {str(self.adapters)[:60]!r}")
+        for id, path in self.adapters.items():
+            check_id(id)
+            if not isinstance(path, str | Path):
+                raise UsageError(f"adapters must name folders, not {str(path)[:60]!r}")
 
     def _check_sampling(self) -> None:
         if not isinstance(self.sampling, Mapping):

@@ -63,6 +63,7 @@ def prepare(loaded: Loaded, request: ChatRequest, options: Options) -> Prepared:
         sampling=_sampling(model, request, options),
         context_size=_least(request.context_size, options.ctx_size),
         prefill_step=_step(request, options),
+        adapter=_adapter(loaded, request),
     )
     ids = prompt_ids(model, request)
     asked = request.max_tokens if request.max_tokens is not None else options.max_tokens
@@ -116,6 +117,12 @@ def _step(request: ChatRequest, options: Options) -> int:
     """Never more than the memory was counted with."""
     given = request.prefill_step
     return options.prefill_step if given == PREFILL_STEP else min(given, options.prefill_step)
+
+
+def _adapter(loaded: Loaded, request: ChatRequest) -> str | None:
+    """What the request names, or else what the operator said; both are known to be there."""
+    wish = request.adapter or loaded.mounts.default
+    return wish if loaded.mounts.chosen(wish) else None
 
 
 def _room(loaded: Loaded, request: ChatRequest, prompt: int, asked: int | None) -> int:

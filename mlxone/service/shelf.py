@@ -13,7 +13,7 @@ import time
 import weakref
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import cast
 
@@ -32,6 +32,7 @@ from mlxone.service.catalogue import Offer
 from mlxone.service.figures import MemoryFigures
 from mlxone.service.loading import load_found
 from mlxone.service.model import Model
+from mlxone.service.mounts import MountedAdapter, Mounts
 from mlxone.service.options import Options
 
 log = logging.getLogger(__name__)
@@ -57,6 +58,8 @@ class Loaded:
     held: ExitStack
     at_work: int = 0  # answers that have begun
     element: str = ""  # of its states' keys and values; known once it has answered
+    mounts: Mounts = field(default_factory=Mounts)  # its adapters, as values
+    namespaces: set[str] = field(default_factory=set)  # of prompts kept for its adapters
 
     @property
     def longest(self) -> int:
@@ -65,11 +68,16 @@ class Loaded:
 
     @property
     def weights_bytes(self) -> int:
-        return self.admission.case.needs(Work(1)).weights_bytes
+        """With its adapters."""
+        return self.admission.case.needs(Work(1)).weights_bytes + self.admission.mounted_bytes
 
     def needs_bytes(self, context: int) -> int:
         """Weights and all, for one answer of that context."""
-        return self.admission.case.needs(Work(context)).total_bytes
+        return self.admission.case.needs(Work(context)).total_bytes + self.admission.mounted_bytes
+
+    def weigh(self) -> None:
+        """Counts its adapters anew: one that was unmounted takes memory until its last answer has ended."""
+        self.admission.mounted_bytes = self.model.adapters.memory_bytes
 
 
 class Shelf:
@@ -79,6 +87,7 @@ class Shelf:
         self.prefixes = PrefixStore(options.prompt_cache_bytes, options.prompt_cache_entries)
         self.ledger.add_store(self.prefixes)
         self._held: dict[str, Loaded] = {}
+        self._mounts: dict[str, tuple[Offer, Mounts]] = {}  # also of models that are put away
         self._measured_at: float | None = None
         self.memory = MemoryFigures()
 
@@ -96,6 +105,15 @@ class Shelf:
     def in_memory(self) -> tuple[Loaded, ...]:
         """Those among them whose weights are counted: at hand alone costs next to nothing."""
         return tuple(one for one in self.loaded if self.ledger.counts(one.admission))
+
+    def mounts_of(self, offer: Offer) -> Mounts:
+        """Those of a model that may have been put away: it is loaded with them."""
+        return self._mounts.setdefault(offer.key, (offer, Mounts()))[1]
+
+    @property
+    def mounted(self) -> list[tuple[Offer, MountedAdapter]]:
+        """All adapters, each with its model."""
+        return [(offer, card) for offer, mounts in list(self._mounts.values()) for card in mounts.cards]
 
     # Its own thread ---------------------------------------------------------------------
 
@@ -223,7 +241,10 @@ class Shelf:
         with ExitStack() as held:
             held.enter_context(in_use(offer.path, what="serve"))
             model = load_found(offer.found, self._options.chat_template)
+            mounts = self.mounts_of(offer)
+            model.take_over(mounts)
             admission = self.ledger.open(model)
+            admission.mounted_bytes = mounts.memory_bytes
             held.callback(self.ledger.drop, admission)
             log.info("loaded %s", offer.id)
             return Loaded(
@@ -234,6 +255,7 @@ class Shelf:
                 admission,
                 self._clock(),
                 held.pop_all(),
+                mounts=mounts,
             )
 
     def _unload(self, loaded: Loaded, why: str = "") -> None:
@@ -242,7 +264,8 @@ class Shelf:
             log.info("unloaded %s: %s", loaded.offer.id, why)
         del self._held[loaded.offer.key]
         loaded.held.close()
-        self.prefixes.forget(loaded.offer.key)
+        for namespace in (loaded.offer.key, *loaded.namespaces):
+            self.prefixes.forget(namespace)
         decoder = weakref.ref(loaded.model.decoder)
         del loaded.model
         if decoder() is not None:  # looking at everything takes a fifth of a second, and others answer

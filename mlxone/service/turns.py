@@ -43,16 +43,16 @@ class Prompt:
         if self._own is not None:
             self.shelf.ledger.add_store(self._own)
 
-    def memory(self) -> Remembers | None:
+    def memory(self, loaded: Loaded) -> Remembers | None:
         store = self._own or self.shelf.prefixes
-        return Shared(store, self.offer.key) if store.max_bytes else None
+        return Shared(store, self.offer.key, loaded.namespaces.add) if store.max_bytes else None
 
     def end(self) -> None:
         """One choice has ended."""
         self._left -= 1
         if self._own is not None and not self._left:
             self.shelf.ledger.drop_store(self._own)
-            self._own.forget(self.offer.key)
+            self._own.give_way(self._own.bytes)
 
 
 class AnswerTurn:
@@ -92,7 +92,7 @@ class AnswerTurn:
         loaded.at_work += 1
         mx.reset_peak_memory()
         try:
-            answer = Answer(loaded.model, self._prepared.request, memory=self._prompt.memory())
+            answer = Answer(loaded.model, self._prepared.request, memory=self._prompt.memory(loaded))
             with closing(answer.events()) as events:
                 for event in events:
                     if isinstance(event, Token):
@@ -109,6 +109,8 @@ class AnswerTurn:
             self._shelf.measure(now=True)
             if answer is not None:
                 self._tally.worked(stats or answer.stats("cancelled"))
+                answer = None  # and with it what it alone held of an adapter
+            loaded.weigh()
             if stats is not None:
                 self._learn(loaded, stats)
 
@@ -122,8 +124,13 @@ class AnswerTurn:
         return spent
 
     def _learn(self, loaded: Loaded, stats: Stats) -> None:
-        """From an answer that was alone: else the peak would tell of others."""
-        if stats.cached_tokens or not self._shelf.is_idle or len(self._shelf.in_memory) > 1:
+        """From an answer of the base that was alone: else speed and peak would tell of others."""
+        if (
+            stats.cached_tokens
+            or self._prepared.request.adapter
+            or not self._shelf.is_idle
+            or len(self._shelf.in_memory) > 1
+        ):
             return
-        beside = self._shelf.prefixes.bytes
+        beside = self._shelf.prefixes.bytes + loaded.admission.mounted_bytes
         self._note(loaded, replace(stats, peak_memory_bytes=max(0, stats.peak_memory_bytes - beside)))

@@ -132,6 +132,7 @@ def main() -> int:
     code = main()
     asked = [[m.as_template() for m in request.messages or ()] for request in stage.asked]
     Path(f"{script}.asked").write_text(json.dumps(asked))
+    Path(f"{script}.adapters").write_text(json.dumps([request.adapter for request in stage.asked]))
     return code
 
 

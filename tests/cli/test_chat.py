@@ -127,6 +127,24 @@ def assistant(text: str) -> dict:
     return {"role": "assistant", "content": text}
 
 
+def test_adapters_are_chosen_between_two_messages(chat, tmp_path):
+    for name in ("upper", "json"):
+        (tmp_path / name).mkdir()
+    person = chat("--adapter", f"{tmp_path}/upper", "--adapter", f"j={tmp_path}/json")
+    person.says("one")
+    for line, shown in (
+        ("/adapter j", "adapter: j (there are upper, j and none)"),
+        ("/adapter none", "none ("),
+    ):
+        person.says(line)
+        person.reads(shown)
+        person.says("more")
+    person.says("/adapter x")
+    person.reads("no adapter 'x' is mounted")
+    assert person.leaves() == 0
+    assert json.loads(Path(f"{tmp_path}/script.json.adapters").read_text()) == ["upper+j", "j", "none"]
+
+
 def test_a_conversation(chat):
     person = chat("--system", "Be brief", answers=["Paris.", "Rome."])
     person.says("France?")

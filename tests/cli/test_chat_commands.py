@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import stat
+from pathlib import Path
 
 import pytest
 
 from mlxone.cli.chat_commands import Leave, Send, Talk, interpret, write_whole
 from mlxone.cli.conversation import Conversation
-from mlxone.core.errors import UsageError
+from mlxone.core.errors import MlxoneError, UsageError
 from mlxone.core.words import Message, Stats
+from tests.fakes import ScriptedAdapters
 
 
 class Desk:
@@ -52,6 +54,28 @@ def test_an_unknown_command_has_a_hint(talk, line):
 
 def test_exit(talk):
     assert interpret("/exit", talk) == Leave()
+
+
+def test_adapters(talk):
+    interpret("/adapter", talk)
+    assert talk.desk.said.pop() == "no adapter was given"
+    adapters = ScriptedAdapters()
+    for id in ("a", "b"):
+        adapters.mount(id, Path(id))
+    talk.mounts, talk.adapter = adapters.mounts, "a+b"
+    for line, chosen in (
+        ("/adapter", "a+b"),
+        ("/adapter b", "b"),
+        ("/adapter none", "none"),
+        ("/adapter a+b", "a+b"),
+    ):
+        interpret(line, talk)
+        assert talk.adapter == chosen
+        assert talk.desk.said.pop() == f"adapter: {chosen} (there are a, b and none)"
+    for line in ("/adapter c", "/adapter a+a", "/adapter a b"):
+        with pytest.raises(MlxoneError):
+            interpret(line, talk)
+        assert talk.adapter == "a+b"
 
 
 def test_system(talk):

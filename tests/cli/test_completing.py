@@ -15,6 +15,7 @@ from mlxone.cli.completion_scripts import SCRIPTS
 from mlxone.cli.group import HIDDEN, VERBS, group
 from mlxone.cli.later_flags import LATER
 from mlxone.core.settings import SERVE_SETTINGS, SETTINGS
+from mlxone.core.train_settings import TRAIN_SETTINGS
 from mlxone.hub.names import SHORT_NAMES
 from mlxone.hub.registry import Registry
 from tests.cli.shelf import cached
@@ -38,7 +39,7 @@ def test_every_verb_with_its_summary():
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_by_its_beginning(verb):
-    assert verb in texts(verb[:2]) and texts(verb) == [verb]
+    assert verb in texts(verb[:2]) and texts(verb) == [name for name in VERBS if name.startswith(verb)]
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -61,12 +62,27 @@ def test_every_value_of_every_flag(verb):
         joined = complete([verb, f"{option.opts[0]}="])
         assert joined.kind == found.kind
         assert list(joined.candidates) == [f"{option.opts[0]}={text}" for text in found.candidates]
-        expected = {"FILE": FILES, "PATH": FILES, "DIR": FOLDERS}.get(option.metavar, PLAIN)
+        places = {"FILE": FILES, "PATH": FILES, "DIR": FOLDERS, "[NAME=]DIR": FOLDERS}
+        expected = places.get(option.metavar, PLAIN)
         assert found.kind == expected
         if isinstance(option.type, click.Choice):
             assert list(found.candidates) == list(option.type.choices)
         if option.metavar == "MODEL":
             assert "starter" in found.candidates
+
+
+@pytest.mark.parametrize("setting", [s for s in TRAIN_SETTINGS if s.choices], ids=lambda s: s.name)
+def test_every_choice_of_training(setting):
+    for name in (setting.flag, *setting.aliases):
+        assert texts("train", name, "") == list(setting.choices)
+
+
+def test_data_and_adapters_are_places():
+    assert complete(["train", "--data", ""]).kind == complete(["train", "--inspect", ""]).kind == FILES
+    assert complete(["train", "--adapter-path", ""]).kind == complete(["train-watch", ""]).kind == FOLDERS
+    for verb in ("fuse", "eval", "perplexity"):
+        assert complete([verb, "--adapter", ""]).kind == FOLDERS
+        assert "starter" in texts(verb, "")
 
 
 @pytest.mark.parametrize(

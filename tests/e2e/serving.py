@@ -359,7 +359,7 @@ class Program(Asks):
 
 # Either ---------------------------------------------------------------------------------------
 
-ONCE_EACH = {"folders": "model-dir", "api_keys": "api-key"}  # what is a list here
+ONCE_EACH = {"folders": "model-dir", "api_keys": "api-key", "adapters": "adapter"}  # what is several here
 
 
 @contextlib.contextmanager
@@ -383,7 +383,8 @@ def flags(models: Sequence[str | Path], options: dict[str, Any]) -> list[str]:
     for name, value in options.items():
         flag = "--" + ONCE_EACH.get(name, name).replace("_", "-")
         if name in ONCE_EACH:
-            found += [word for each in value for word in (flag, str(each))]
+            each = [f"{id}={path}" for id, path in value.items()] if isinstance(value, dict) else value
+            found += [word for one in each for word in (flag, str(one))]
         elif value is True:
             found.append(flag)
         else:

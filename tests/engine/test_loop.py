@@ -41,6 +41,21 @@ def mlx_lm_tokens(folder: Path, count: int, step: int = 2048, **penalties: Any) 
     return [int(token) for token, _ in steps]
 
 
+def test_rows_with_decoders_of_their_own_go_in_turns():
+    """Each is computed by what it carries, whoever was computed before it."""
+    scripts = ([11, 12, 13, 14], [21, 22, 23, 24], [31, 32, 33, 34])
+    rows = []
+    for script in scripts:
+        decoder = ScriptedDecoder(script)
+        rows.append(Row(decoder, [1, 2, 3], decoder.new_state(), Sampling(), seed=0))
+    for one in rows:
+        list(prefill(one, 2))
+    running = [decode(one, 4) for one in rows]
+    drawn = [[next(steps).token for steps in running] for _ in range(4)]
+    assert [list(column) for column in zip(*drawn, strict=True)] == [list(script) for script in scripts]
+    assert len({len(one.decoder.log) for one in rows}) == 1  # type: ignore[attr-defined]
+
+
 # Real models -------------------------------------------------------------------------------
 
 
@@ -159,9 +174,9 @@ def test_fed_with_a_state_that_holds_the_prompts_beginning(held: int):
 
 def test_a_loop_that_is_never_begun_changes_nothing():
     decoder = ScriptedDecoder(SCRIPT)
-    row = Row([1, 2, 3], decoder.new_state(), Sampling(), seed=0)
-    prefill(decoder, row, 2).close()
-    decode(decoder, row, 5).close()
+    row = Row(decoder, [1, 2, 3], decoder.new_state(), Sampling(), seed=0)
+    prefill(row, 2).close()
+    decode(row, 5).close()
     assert row.fed == decoder.log == []
     assert row.state.offset == 0
 
@@ -181,12 +196,12 @@ def test_fed_after_a_pass_that_broke_off(passes: int, layer: int):
             raise Broken
 
     decoder.before_layer = before
-    row = Row(prompt, decoder.new_state(), Sampling(), seed=0)
+    row = Row(decoder, prompt, decoder.new_state(), Sampling(), seed=0)
     drawn: list[int] = []
 
     def run() -> None:
-        list(prefill(decoder, row, 2))
-        drawn.extend(one.token for one in decode(decoder, row, 9))
+        list(prefill(row, 2))
+        drawn.extend(one.token for one in decode(row, 9))
 
     with pytest.raises(Broken):
         run()
@@ -205,10 +220,10 @@ def test_a_pass_that_broke_off_and_cannot_be_mended_leaves_nothing():
             raise Broken
 
     decoder.before_layer = before
-    row = Row(prompt, decoder.new_state(), Sampling(), seed=0)
-    list(prefill(decoder, row, 4))
+    row = Row(decoder, prompt, decoder.new_state(), Sampling(), seed=0)
+    list(prefill(row, 4))
     with pytest.raises(Broken):
-        list(decode(decoder, row, 9))
+        list(decode(row, 9))
     assert row.fed == []
     assert_fed(row, (4, None))
     decoder.before_layer = lambda index: None
@@ -229,11 +244,11 @@ def test_fed_after_ctrl_c_while_a_token_is_read(monkeypatch: pytest.MonkeyPatch,
         return read(pending)
 
     monkeypatch.setattr(Pending, "read", interrupted)
-    row = Row(list(range(9)), decoder.new_state(), Sampling(), seed=0)
-    for _ in prefill(decoder, row, 4):
+    row = Row(decoder, list(range(9)), decoder.new_state(), Sampling(), seed=0)
+    for _ in prefill(row, 4):
         pass
     with pytest.raises(KeyboardInterrupt):
-        list(decode(decoder, row, 9))
+        list(decode(row, 9))
     in_flight = SCRIPT[reads : reads + 1] if memory == "full ring" and reads else []
     assert row.fed == [*range(9), *SCRIPT[:reads], *in_flight]
     assert_fed(row, windows)
@@ -290,8 +305,8 @@ def test_progress_counts_up_to_the_last_token(prompt: int, held: int, step: int,
     state = decoder.new_state()
     if held:
         decoder.hidden(mx.zeros((1, held), mx.int32), state)
-    row = Row([0] * prompt, state, Sampling(), seed=0)
-    assert list(prefill(decoder, row, step)) == [Progress(n, prompt) for n in expected]
+    row = Row(decoder, [0] * prompt, state, Sampling(), seed=0)
+    assert list(prefill(row, step)) == [Progress(n, prompt) for n in expected]
 
 
 def test_a_long_answer_hands_outgrown_buffers_back(monkeypatch: pytest.MonkeyPatch):

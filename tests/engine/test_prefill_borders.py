@@ -21,14 +21,14 @@ def read(
 ) -> tuple[list[int], list[int]]:
     """Where Progress came, and how long the passes were."""
     decoder = ScriptedDecoder([1], windows=windows)
-    row = Row(range(length), decoder.new_state(), Sampling(), seed=0)
-    for _ in prefill(decoder, Row(range(held + 1), row.state, Sampling(), seed=0), 99):
+    row = Row(decoder, range(length), decoder.new_state(), Sampling(), seed=0)
+    for _ in prefill(Row(decoder, range(held + 1), row.state, Sampling(), seed=0), 99):
         pass
-    row = Row(range(length), row.state, Sampling(), seed=0)
+    row = Row(decoder, range(length), row.state, Sampling(), seed=0)
     decoder.log.clear()
     assert all(held < stop < length for stop in row.stops(borders))
     places = []
-    for progress in prefill(decoder, row, step, row.stops(borders)):
+    for progress in prefill(row, step, row.stops(borders)):
         places.append(progress.done)
         assert progress.total == length
         for layer, window in zip(row.state.layers, windows, strict=True):
@@ -71,5 +71,5 @@ def test_fuzz_any_borders(length: int, step: int, borders: list[int], held: int)
     assert {b for b in borders if held < b < length} <= {*places}
     assert sum(passes) == length - 1 - held and all(0 < count <= step for count in passes)
     decoder = ScriptedDecoder([1], windows=MIXED)
-    stops = Row(range(length), decoder.new_state(), Sampling(), seed=0).stops(borders)
+    stops = Row(decoder, range(length), decoder.new_state(), Sampling(), seed=0).stops(borders)
     assert stops == sorted({*(b for b in borders if 0 < b < length - 1), *range(length - 1, length)} - {0})

@@ -18,7 +18,7 @@ def row_for(ids: list[int], held: int = 0, logprobs: int | None = None, **sampli
     state = decoder.new_state()
     if held:
         decoder.hidden(mx.array([ids[:held]]), state)
-    return Row(ids, state, Sampling(**sampling), seed=3, logprobs=logprobs)  # type: ignore[arg-type]
+    return Row(decoder, ids, state, Sampling(**sampling), seed=3, logprobs=logprobs)  # type: ignore[arg-type]
 
 
 def test_each_draw_is_the_next_step_of_the_seed():
@@ -79,7 +79,7 @@ class Recorder:
 
 
 def test_a_step_waits_for_the_end_of_the_one_before(monkeypatch: pytest.MonkeyPatch):
-    row = Row([1, 2], ModelState([PlainState()]), Sampling(), seed=0)
+    row = Row(ScriptedDecoder([1]), [1, 2], ModelState([PlainState()]), Sampling(), seed=0)
     first, second, third = mx.array(1), mx.array(2), mx.array(3)
     recorder = Recorder(monkeypatch)
     for near_end in (first, second, third):

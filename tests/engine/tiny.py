@@ -113,11 +113,11 @@ def generate(
 ) -> tuple[list[Drawn], Row]:
     """The engine's loop as the service drives it; leaves after `stop_after` tokens."""
     chosen = sampling or Sampling(seed=0)
-    row = Row(ids, state or decoder.new_state(), chosen, seed=chosen.seed or 0, logprobs=logprobs)
-    for _ in prefill(decoder, row, step):
+    row = Row(decoder, ids, state or decoder.new_state(), chosen, seed=chosen.seed or 0, logprobs=logprobs)
+    for _ in prefill(row, step):
         pass
     drawn: list[Drawn] = []
-    steps = decode(decoder, row, count)
+    steps = decode(row, count)
     for one in steps:
         drawn.append(one)
         if len(drawn) == stop_after:

@@ -48,6 +48,18 @@ def admission(facts: ModelFacts, budget: int, **work: object) -> Admission:
     return Admission(Case(facts, machine()), budget, replace(Work(), **work) if work else None)  # type: ignore[arg-type]
 
 
+def test_mounted_adapters_count_as_weights():
+    size, held, bare = 3_000_000, admission(SMALL, 10**9), admission(SMALL, 10**9)
+    weights = bare.promised_bytes
+    assert held.longest() == bare.longest() > 0
+    held.mounted_bytes = size
+    assert held.promised_bytes == weights + size
+    held.budget = bare.budget = weights + size - 1
+    assert bare.longest() > held.longest() == 0  # known before, and asked anew
+    beside, alone = (refusal(each.admit(10**6, 1)) for each in (held, bare))
+    assert beside.needed_bytes == alone.needed_bytes + size
+
+
 def ticket(answer: Ticket | Refusal) -> Ticket:
     assert isinstance(answer, Ticket), answer
     return answer

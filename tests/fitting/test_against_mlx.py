@@ -51,13 +51,13 @@ def cpu() -> Machine:
 
 def peak(decoder: Decoder, context: int) -> int:
     """The most there was at once, while a prompt is read and answered with two tokens."""
-    row = Row([5 + i % 2900 for i in range(context - 1)], decoder.new_state(), Sampling(), seed=0)
+    row = Row(decoder, [5 + i % 2900 for i in range(context - 1)], decoder.new_state(), Sampling(), seed=0)
     gc.collect()
     mx.clear_cache()
     mx.reset_peak_memory()
-    for _ in prefill(decoder, row, 2048):
+    for _ in prefill(row, 2048):
         pass
-    assert len(list(decode(decoder, row, 2))) == 2
+    assert len(list(decode(row, 2))) == 2
     return mx.get_peak_memory()
 
 

@@ -76,7 +76,7 @@ class Asked:
 
 @dataclass
 class FakeHub:
-    repos: dict[str, Repo] = field(default_factory=dict)
+    repos: dict[str, Repo] = field(default_factory=dict)  # a dataset as "datasets/org/name"
     models: list[dict[str, Any]] = field(default_factory=list)  # what a search goes through
     listing: Refusal | None = None
     log: list[str] = field(default_factory=list)  # "METHOD path" of every request
@@ -150,11 +150,15 @@ class _Handler(BaseHTTPRequestHandler):
             self.search(parse_qs(url.query))
         elif parts[:2] == ["api", "models"]:
             self.model_info("/".join(parts[2:4]), parts[5] if parts[4:5] == ["revision"] else "main")
+        elif parts[:2] == ["api", "datasets"]:
+            self.model_info("/".join(parts[1:4]), parts[5] if parts[4:5] == ["revision"] else "main")
         elif parts[:1] == ["far"]:
             self.body(*self.hub.tickets[int(parts[1])])
         elif parts[2:3] == ["resolve"]:
             self.hub.tokens.append(self.headers.get("Authorization"))
             self.file("/".join(parts[:2]), parts[3], "/".join(parts[4:]))
+        elif parts[:1] == ["datasets"] and parts[3:4] == ["resolve"]:
+            self.file("/".join(parts[:3]), parts[4], "/".join(parts[5:]))
         else:
             self.send(404)
 
@@ -187,6 +191,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.send(404, {"X-Error-Code": "RevisionNotFound"})
         else:
             siblings = repo.listed or [_sibling(file, content) for file, content in repo.files.items()]
+            name = name.removeprefix("datasets/")
             self.send_json({"id": name, "modelId": name, "sha": repo.commit, "siblings": siblings})
 
     def file(self, name: str, revision: str, file: str) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import cast
 
 from mlx_lm.models.cache import make_prompt_cache
+from mlx_lm.tuner.utils import load_adapters
 from mlx_lm.utils import load_model as mlx_lm_load
 
 from mlxone.backend.arrays import mx, on_stream
@@ -21,8 +22,12 @@ from mlxone.models.loading import load_decoder
 DECODE_STEPS = 40
 
 
-def logits_of_mlx_lm(folder: Path, ids: Sequence[int], chunks: Sequence[int]) -> list[mx.array]:
+def logits_of_mlx_lm(
+    folder: Path, ids: Sequence[int], chunks: Sequence[int], *, adapter: Path | None = None
+) -> list[mx.array]:
     model, _ = mlx_lm_load(folder)
+    if adapter is not None:
+        load_adapters(model, str(adapter))
     cache = make_prompt_cache(model)
     results: list[mx.array] = []
     for chunk in _chunks(ids, chunks):

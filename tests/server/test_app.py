@@ -16,7 +16,7 @@ from mlxone import __version__
 from mlxone.core.errors import DamagedModel, MlxoneError
 from mlxone.server.errors import TooLarge
 from mlxone.server.guard import Guard
-from mlxone.server.protocols import llamacpp, openai_chat, openai_completions, openai_models
+from mlxone.server.protocols import adapters, llamacpp, openai_chat, openai_completions, openai_models
 from mlxone.server.routes import ROUTES
 from tests.fakes import FakeContext, spoken
 from tests.server.rig import CHAT, app, ask, ask_async, request, whole
@@ -83,6 +83,55 @@ def test_managing_models(verb: str, loaded: bool):
     assert ask(app(context), "POST", f"/v1/models/{verb}", {}).error["param"] == "model"
 
 
+def test_adapters():
+    context = FakeContext()
+    server = app(context)
+    upper = {
+        "id": "upper",
+        "path": "upper",
+        "rank": 8,
+        "scale": 2.0,
+        "size_bytes": 1_000,
+        "mounted_layers": 14,
+    }
+    assert ask(server, "GET", "/v1/adapters").json() == {"adapters": [upper]}
+    for method, path, body in (("POST", "", {"id": "b", "path": "b"}), ("DELETE", "/upper", b"")):
+        refused = ask(server, method, f"/v1/adapters{path}", body)
+        assert (refused.status, refused.error["code"]) == (403, "not_permitted")
+    missing = ask(server, "DELETE", "/v1/adapters/c")
+    assert (missing.status, missing.error["code"], missing.error["param"]) == (
+        404,
+        "adapter_not_found",
+        "adapter",
+    )
+    context.may_manage = True
+    mounted = ask(server, "POST", "/v1/adapters", {"id": "b", "path": "runs/b"}).json()
+    assert mounted == {
+        **upper,
+        "id": "b",
+        "path": "runs/b",
+        "rank": 4,
+        "scale": 0.5,
+        "size_bytes": 10,
+        "mounted_layers": 2,
+    }
+    assert ask(server, "DELETE", "/v1/adapters/upper").json() == {"id": "upper", "deleted": True}
+    assert ask(server, "GET", "/v1/adapters").json() == {"adapters": [mounted]}
+
+
+def test_among_several_models_an_adapter_says_whose_it_is():
+    context = FakeContext()
+    context.serves_several = context.may_manage = True
+    server = app(context)
+    assert ask(server, "GET", "/v1/adapters").json()["adapters"][0]["model"] == "org/fake"
+    listed = ask(server, "GET", "/v1/adapters", query={"model": "org/b"}).json()["adapters"]
+    assert [one["model"] for one in listed] == ["org/b"]
+    assert (
+        ask(server, "POST", "/adapters", {"id": "b", "path": "b", "model": "org/b"}).json()["model"]
+        == "org/b"
+    )
+
+
 def test_tokens():
     server = app()
     assert ask(server, "POST", "/tokenize", {"content": "Hi"}).json() == {"tokens": [72, 105]}
@@ -108,6 +157,7 @@ READERS: dict[str, tuple[Any, str, dict[str, Any]]] = {
     "/completions": (openai_completions, "parse", {"prompt": "x"}),
     "/tokenize": (llamacpp, "tokenize", {"content": "x"}),
     "/detokenize": (llamacpp, "detokenize", {"tokens": [1]}),
+    "/adapters": (adapters, "mounting", {"id": "a", "path": "a"}),
     "/models/load": (openai_models, "named", {"model": "m"}),
     "/models/unload": (openai_models, "named", {"model": "m"}),
 }
@@ -224,7 +274,10 @@ def test_a_page_of_another_origin_starts_no_work():
 
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{route.method} {route.path}")
 def test_every_route_but_health_asks_for_the_key(route):
-    server = app(guard=Guard(api_keys=["secret"]))
+    context = FakeContext()
+    context.may_manage = True
+    context.mounting.cards["org/fake"] = context.mounting.cards["upper"]
+    server = app(context, guard=Guard(api_keys=["secret"]))
     path = route.path.replace("{id}", "org/fake")
     answer = ask(server, route.method, path)
     if route.path == "/health":

@@ -47,7 +47,7 @@ def test_a_preflight_of_a_stranger_is_refused_without_a_word_of_cors():
 def test_plain_options_tell_the_methods():
     assert preflight({}).headers == {"allow": "OPTIONS, POST"}
     assert preflight({}, "/v1/models").headers == {"allow": "GET, HEAD, OPTIONS"}
-    assert preflight({}, "*").headers == {"allow": "GET, HEAD, OPTIONS, POST"}
+    assert preflight({}, "*").headers == {"allow": "DELETE, GET, HEAD, OPTIONS, POST"}
     assert preflight({}, "/nowhere").status == 404
 
 

@@ -53,12 +53,14 @@ def test_an_operation_says_what_its_route_does(route):
 
 def test_parameters():
     said = {
-        path: [(p["name"], p["in"], p["required"]) for p in o.get("parameters", ())]
-        for (_, path), o in operations().items()
+        f"{method} {path}": [(p["name"], p["in"], p["required"]) for p in o.get("parameters", ())]
+        for (method, path), o in operations().items()
     }
     assert {path: parameters for path, parameters in said.items() if parameters} == {
-        "/models/{id}": [("id", "path", True)],
-        "/props": [("model", "query", False)],
+        "GET /adapters": [("model", "query", False)],
+        "DELETE /adapters/{id}": [("id", "path", True), ("model", "query", False)],
+        "GET /models/{id}": [("id", "path", True)],
+        "GET /props": [("model", "query", False)],
     }
 
 
@@ -91,11 +93,15 @@ def test_every_reference_leads_somewhere():
         ("POST", "/tokenize", {"content": "Hi", "with_pieces": True}),
         ("POST", "/detokenize", {"tokens": [72]}),
         ("POST", "/detokenize", {"tokens": "Hi"}),
+        ("GET", "/adapters", b""),
+        ("POST", "/adapters", {"id": "a", "path": "a"}),
         ("POST", "/chat/completions", {}),
     ],
 )
 def test_a_small_answer_and_an_error_are_described_in_full(method: str, path: str, body: Any):
-    answer = ask(app(), method, path, body)
+    context = FakeContext()
+    context.may_manage = True
+    answer = ask(app(context), method, path, body)
     said = operations()[method, path]["responses"]["200" if answer.status == 200 else "4XX"]
     reference = said["content"]["application/json"]["schema"]
     schema = {**reference, "components": DOCUMENT["components"]}

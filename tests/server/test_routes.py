@@ -13,6 +13,7 @@ TABLE = Table(ROUTES)
 PROMISED = {
     *("POST /chat/completions", "POST /completions", "GET /models", "GET /models/{id}", "POST /models/load"),
     *("POST /models/unload", "GET /health", "GET /stats", "GET /metrics", "GET /props", "POST /tokenize"),
+    *("GET /adapters", "POST /adapters", "DELETE /adapters/{id}"),
     *("POST /detokenize", "GET /version", "GET /openapi.json"),
 }
 
@@ -72,6 +73,8 @@ def test_finding(method: str, path: str, to: tuple[str, str] | None):
         ("/v1/models", "GET, HEAD, OPTIONS"),
         ("/v1/models/load", "GET, HEAD, OPTIONS, POST"),
         ("/v1/models/x", "GET, HEAD, OPTIONS"),
+        ("/v1/adapters", "GET, HEAD, OPTIONS, POST"),
+        ("/v1/adapters/x", "DELETE, OPTIONS"),
     ],
 )
 def test_methods_of_a_path(path: str, methods: str):

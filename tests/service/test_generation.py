@@ -44,7 +44,6 @@ def test_reserved_are_the_options_that_are_to_come():
         "kv_group_size": 64,
         "quantized_kv_start": 5000,
         "kv_config": None,
-        "adapters": None,
         "prompt_embeddings": None,
         "image_mask": None,
     }

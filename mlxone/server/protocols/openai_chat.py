@@ -9,6 +9,7 @@ from mlxone.core.words import Asked, ChatRequest, Message
 from mlxone.server.protocols.openai_answers import TextCall
 from mlxone.server.protocols.openai_common import (
     MOST_LOGPROBS,
+    adapter,
     choices,
     ignored,
     includes_usage,
@@ -64,6 +65,7 @@ def parse(body: bytes) -> TextCall:
         stop=stops(asked),
         logprobs=_logprobs(asked),
         template_kwargs=_template_values(asked),
+        adapter=adapter(asked),
     )
     return TextCall(
         Asked(asked.model or None, (request,), choices(asked)),

@@ -25,6 +25,7 @@ from mlxone.server.protocols.reading import (
 
 MOST_CHOICES = 128
 MOST_STOPS = 16
+MOST_ADAPTER = 1_100  # letters: sixteen ids of the longest
 MOST_LOGPROBS = 20
 MOST_BIASES = 4_096
 MOST_BIAS = 10_000  # beyond it float16 has no room
@@ -79,6 +80,13 @@ def _biases(given: Mapping[str, float]) -> dict[int, float]:
         check_between(path, value, -MOST_BIAS, MOST_BIAS)
         biases[int(key)] = value
     return biases
+
+
+def adapter(body: Common) -> str | None:
+    """Which are there is the context's to say."""
+    if body.adapter:
+        check_count("adapter", body.adapter, MOST_ADAPTER)
+    return body.adapter or None
 
 
 def choices(body: Common) -> int:

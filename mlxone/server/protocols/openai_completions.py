@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 from mlxone.core.errors import UsageError
@@ -10,6 +11,7 @@ from mlxone.core.words import Asked, ChatRequest
 from mlxone.server.protocols.openai_answers import TextCall
 from mlxone.server.protocols.openai_common import (
     MOST_LOGPROBS,
+    adapter,
     choices,
     encode,
     ignored,
@@ -45,7 +47,11 @@ def parse(body: bytes) -> TextCall:
     check_range("max_tokens", asked.max_tokens)
     check_between("logprobs", asked.logprobs, 0, MOST_LOGPROBS)
     common = ChatRequest(
-        wishes=wishes(asked), max_tokens=asked.max_tokens, stop=stops(asked), logprobs=asked.logprobs
+        wishes=wishes(asked),
+        max_tokens=asked.max_tokens,
+        stop=stops(asked),
+        logprobs=asked.logprobs,
+        adapter=adapter(asked),
     )
     passed_over = ignored(value, asked, (*names(CompletionBody), *COMPLETION_REFUSED))
     return TextCall(
@@ -58,15 +64,9 @@ def parse(body: bytes) -> TextCall:
 
 
 def _request(prompt: Prompt, common: ChatRequest) -> ChatRequest:
-    text = prompt if isinstance(prompt, str) else None
-    return ChatRequest(
-        text=text,
-        ids=None if isinstance(prompt, str) else tuple(prompt),
-        wishes=common.wishes,
-        max_tokens=common.max_tokens,
-        stop=common.stop,
-        logprobs=common.logprobs,
-    )
+    if isinstance(prompt, str):
+        return replace(common, text=prompt)
+    return replace(common, ids=tuple(prompt))
 
 
 def _prompts(asked: CompletionBody) -> list[Prompt]:

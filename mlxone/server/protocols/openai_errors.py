@@ -33,7 +33,10 @@ GENERAL = {
     "hub": "the Hub could not be reached",
 }
 # Messages about a model, which may begin with the place where it lies.
-MAY_NAME_PLACES = ("unsupported_model", "model_not_found", "ambiguous_model", "template", *MEMORY_ADMISSION)
+MAY_NAME_PLACES = (
+    *("unsupported_model", "model_not_found", "ambiguous_model", "template", *MEMORY_ADMISSION),
+    *("adapter_mismatch", "adapter_not_found"),
+)
 OWN_NAME = (ModelNotFound.code, "model")  # the name a client gave, and ids of what there is: no places
 _PLACE = re.compile(r"(?<![\w./~-])~?(?:/[^\s/:'\"`]+)+/([^\s/:'\"`]+)/?")
 

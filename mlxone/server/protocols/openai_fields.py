@@ -40,6 +40,7 @@ class Common(Ignored, kw_only=True):
     """What both routes honour."""
 
     model: str | None = None
+    adapter: str | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     n: int | None = None
@@ -109,8 +110,9 @@ SOUND = "sound cannot be read or made"
 DRAFTS = "how to speculate is not a request's choice"
 
 EVERYWHERE: Mapping[str, Refused] = {
-    "adapter": Refused("adapters cannot be mounted yet", ("",)),
-    "adapters": Refused("adapters cannot be mounted yet", ("", [])),
+    "adapters": Refused(
+        "a request chooses by adapter, and cannot bring any", ("", []), hint='adapter: "id", "a+b" or "none"'
+    ),
     "draft_model": Refused(DRAFTS),
     "grammar": Refused(GRAMMARS, ("",)),
     "guided_choice": Refused(GRAMMARS, ([],)),

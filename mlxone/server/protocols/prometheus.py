@@ -89,6 +89,8 @@ def _memory(figures: Figures) -> Iterable[Metric]:
         yield _gauge("memory_budget_bytes", "What the operator allows.", admission.memory_budget_bytes)
     yield _gauge("memory_usable_bytes", "What models may take.", admission.usable_bytes)
     yield _gauge("weights_bytes", "Weights of the model used last.", admission.weights_bytes)
+    yield _gauge("adapters_mounted", "Adapters that requests may choose.", figures.adapters.mounted)
+    yield _gauge("adapters_bytes", "What their files hold.", figures.adapters.bytes)
     yield _gauge("max_safe_context_tokens", "Longest context that fits it.", admission.max_safe_context)
 
 

@@ -21,6 +21,7 @@ def body(figures: Figures) -> bytes:
             "prompt_cache": _cache(figures.prompt_cache),
             "response_store": {"entries": 0, "bytes": 0, "max_bytes": 0, "ttl_ms": 0},
             "kv_quant": _states(figures.states),
+            "adapters": {"mounted": figures.adapters.mounted, "bytes": figures.adapters.bytes},
             "admission": _admission(figures.admission),
             "batch": {**batch, "waiting": figures.waiting},
             "totals": _totals(figures.totals),

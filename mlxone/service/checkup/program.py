@@ -23,6 +23,7 @@ PACKAGES = (
     "markdown-it-py",
     "mlx",
     "msgspec",
+    "pyyaml",
     "rich",
     "tokenizers",
 )

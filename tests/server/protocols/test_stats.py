@@ -9,6 +9,7 @@ from typing import Any
 
 from mlxone.server.protocols import prometheus, stats
 from mlxone.service.figures import (
+    AdapterFigures,
     AdmissionFigures,
     CacheFigures,
     Figures,
@@ -38,6 +39,7 @@ NUMBERED = Figures(
     MemoryFigures(*range(1_014, 1_017)),
     Totals(*range(1_017, 1_026)),
     1_026.0,
+    adapters=AdapterFigures(1_027, 1_028),
 )
 
 

@@ -1,0 +1,65 @@
+"""Attention in blocks gives MLX's own numbers, and does not write all scores down."""
+
+from __future__ import annotations
+
+import pytest
+
+from mlxone.backend.arrays import lock, mx, on_stream
+from mlxone.kv.buffer import causal_mask
+from mlxone.training.attention import BLOCK_BYTES, attend, attend_in_blocks, block_rows, in_blocks
+
+
+def inputs(queries: int, keys: int, *, batch: int = 2, heads: int = 6, kv_heads: int = 2) -> list[mx.array]:
+    shapes = [(batch, heads, queries, 16), (batch, kv_heads, keys, 16), (batch, kv_heads, keys, 16)]
+    arrays = [mx.random.normal(shape, key=mx.random.key(i)) for i, shape in enumerate(shapes)]
+    mx.eval(arrays)
+    return arrays
+
+
+@pytest.mark.parametrize(("queries", "keys"), [(37, 37), (16, 40), (1, 9)])
+@pytest.mark.parametrize("window", [None, 5, 64])
+@pytest.mark.parametrize("rows", [7, 16, 64])
+def test_blocks_change_nothing(queries: int, keys: int, window: int | None, rows: int):
+    with lock, on_stream():
+        arrays = inputs(queries, keys)
+        slopes = [mx.random.normal(arrays[0].shape, key=mx.random.key(9))]
+        mask = causal_mask(queries, keys - queries, window)
+
+        def whole(q: mx.array, k: mx.array, v: mx.array) -> list[mx.array]:
+            return [mx.fast.scaled_dot_product_attention(q, k, v, scale=0.3, mask=mask)]
+
+        def blocks(q: mx.array, k: mx.array, v: mx.array) -> list[mx.array]:
+            return [attend_in_blocks(q, k, v, scale=0.3, window=window, rows=rows)]
+
+        def chosen(q: mx.array, k: mx.array, v: mx.array) -> list[mx.array]:
+            return [attend(q, k, v, scale=0.3, window=window)]
+
+        expected = [a for part in mx.vjp(whole, arrays, slopes) for a in part]
+        for way in (blocks, chosen):
+            found = [a for part in mx.vjp(way, arrays, slopes) for a in part]
+            assert len(found) == 4
+            assert all(mx.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in zip(expected, found, strict=True))
+
+
+def test_the_way_back_holds_few_scores_at_once():
+    with lock, on_stream():
+        arrays = inputs(2048, 2048, batch=1)
+        before = mx.get_active_memory()
+        mx.reset_peak_memory()
+        mx.eval(mx.vjp(lambda *x: [attend(*x, scale=0.3)], arrays, [arrays[0]])[1])
+        scores = 4 * 6 * 2048 * 2048
+        assert scores > 96e6  # what MLX's own way takes more than once
+        assert mx.get_peak_memory() - before < 0.7 * scores
+
+
+def test_only_what_is_large_and_not_fused_is_taken_apart():
+    large, small = 2**30, 2**20
+    cases = [(fused, slides) for fused in (False, True) for slides in (False, True)]
+    assert [in_blocks(large, fused=f, slides=s) for f, s in cases] == [True, True, False, True]
+    assert not any(in_blocks(small, fused=f, slides=s) for f, s in cases)
+
+
+def test_a_block_takes_what_it_may():
+    for heads, keys in ((9, 512), (32, 8192), (128, 200_000)):
+        rows = block_rows(heads, keys)
+        assert rows % 16 == 0 and (rows == 16 or 4 * heads * keys * rows <= BLOCK_BYTES)
