@@ -33,7 +33,7 @@ NEEDS_PYTHON = $(or $(PYTHON),false) -c 'import sys; sys.exit(sys.version_info <
 PARTS   := $(wildcard mlxone tests tools bench packer build.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-binary prove lint format parity fuzz soak bench dist starter clean
+.PHONY: help run test test-binary prove lint format parity fuzz soak learn bench dist starter clean
 .DELETE_ON_ERROR:
 
 help: ## Show this list
@@ -51,7 +51,7 @@ test-binary: build/.dist ## Build what is shipped if needed, and prove that it w
 
 prove: $(TESTS) starter ## The same proofs on what lies in dist/, whatever built it
 	@$(BIN)/python -m pytest -n 2 --dist loadscope -q tests/binary
-	@MLXONE_BINARY=$(CURDIR)/dist/mlxone $(BIN)/python -m pytest -n 2 --dist loadscope -q tests/e2e -k serve
+	@MLXONE_BINARY=$(CURDIR)/dist/mlxone $(BIN)/python -m pytest -n 2 --dist loadscope -q tests/e2e -k "serve or test_train"
 
 lint: $(TESTS) ## Style, format and types
 	@$(BIN)/ruff check $(PARTS)
@@ -71,6 +71,10 @@ fuzz: $(TESTS) starter ## Damaged files and random requests, at length
 
 soak: $(TESTS) starter ## Thousands of requests at one server: nothing may grow and nothing may stay
 	@$(BIN)/python -m pytest tests/e2e -q -m long -k serve
+
+learn: $(TESTS) starter ## The starter learns a task in 150 steps, by the sources and by the packed file in dist/
+	@MLXONE_TEST_STEPS=150 $(BIN)/python -m pytest tests/e2e/test_train.py -q
+	@MLXONE_TEST_STEPS=150 MLXONE_BINARY=$(CURDIR)/dist/mlxone $(BIN)/python -m pytest tests/e2e/test_train.py -q
 
 bench: $(TESTS) starter ## Side by side with mlx-lm, as in docs/benchmarks.md
 	@$(BIN)/python -m bench

@@ -171,7 +171,7 @@ def version_options() -> list[click.Parameter]:
     context_settings={"help_option_names": ["-h", "--help"]},
     options_metavar="[FLAGS]",
     subcommand_metavar="VERB ...",
-    help="Runs language models on Apple's MLX.",
+    help="Runs, serves and trains language models on Apple's MLX.",
     epilog="Exit codes: 0 done, 1 the answer is no, 2 usage, 130 Ctrl-C; docs/exit-codes.md lists them all.",
 )
 @click.pass_context

@@ -1,6 +1,6 @@
 # A template: packer/formula.py fills in what stands between @ signs when a release is made.
 class Mlxone < Formula
-  desc "Runs and serves language models on Apple's MLX"
+  desc "Runs, serves and trains language models on Apple's MLX"
   homepage "@REPOSITORY@"
   version "@VERSION@"
   license "MIT"
