@@ -42,6 +42,8 @@ help: ## Show this list
 run: starter ## Set up if needed and let the starter model answer PROMPT
 	@$(BIN)/mlxone run --max-tokens 500 --prompt "$$PROMPT"
 
+# Each of two processes has one thread for its matrices: four threads on two cores wait for each other.
+test: export OPENBLAS_NUM_THREADS = 1
 test: $(TESTS) lint starter ## Set up if needed; lint, types, tests (no network once set up)
 	@$(BIN)/python -m pytest -n 2 --dist loadscope -q --ignore tests/parity --ignore tests/binary
 	@MLXONE_CPU=native $(BIN)/python -m pytest -n 2 -q tests/parity
@@ -49,6 +51,7 @@ test: $(TESTS) lint starter ## Set up if needed; lint, types, tests (no network 
 test-binary: build/.dist ## Build what is shipped if needed, and prove that it works
 	@$(MAKE) --no-print-directory prove
 
+prove: export OPENBLAS_NUM_THREADS = 1
 prove: $(TESTS) starter ## The same proofs on what lies in dist/, whatever built it
 	@$(BIN)/python -m pytest -n 2 --dist loadscope -q tests/binary
 	@MLXONE_BINARY=$(CURDIR)/dist/mlxone $(BIN)/python -m pytest -n 2 --dist loadscope -q tests/e2e -k "serve or test_train"
