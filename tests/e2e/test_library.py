@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -25,11 +26,17 @@ def client_example() -> str:
 
 
 @pytest.mark.usefixtures("starter_home")
-def test_the_examples_of_the_readme(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+def test_the_examples_of_the_readme(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(tmp_path)
+    rows = ({"prompt": f"{n} and {n}?", "completion": str(2 * n)} for n in range(6))
+    Path("answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     # Greedy or seeded, they say the same every time; only how long it may take is cut here.
     monkeypatch.setitem(mlxone.generate.__kwdefaults__, "max_tokens", 24)
     code = examples()
-    assert len(code) == 4
+    assert len(code) == 5
+    code[4] = code[4].replace("iters=20", "iters=2, batch=1")
     names: dict[str, Any] = {}
     printed = []
     for at, example in enumerate(code):
@@ -44,6 +51,8 @@ def test_the_examples_of_the_readme(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     assert names["logits"].shape == (len(ids), names["model"].vocab_size)
     assert names["state"].offset == len(ids)
     assert "SmolLM2" in printed[3] and "runs here" in printed[3]
+    assert "Stepped(step=2" in printed[4] and names["result"].steps == 2
+    assert len(list(names["answer"])) > 0
     assert names["report"].fits and names["report"].max_safe_context == 8192
     assert "Paris" in names["model"].tokenizer.decode([int(names["logits"][-1].argmax().item())])
 

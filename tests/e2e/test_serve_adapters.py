@@ -212,13 +212,14 @@ def test_without_a_folder_nobody_mounts(place: Path):
 
 
 def test_two_models(place: Path):
-    options = {"adapter_dir": place / "runs", "allow_manage": True, "adapters": {"a": place / "runs" / "a"}}
+    given = place / "runs" / "a"
+    options = {"adapter_dir": place / "runs", "allow_manage": True, "adapters": {"a": given}}
     with offer(place / "tiny", place / "other", **options) as server:
         assert mount(server, "a", "wide", model="other").json["model"] == "other"
         assert mount(server, "x", "b", model="other").error["code"] == "adapter_mismatch"
         assert mount(server, "x", "b", model="third").status == 404
         listed = server.ask("GET", "/v1/adapters").json["adapters"]
-        assert {(one["model"], one["path"]) for one in listed} == {("tiny", "a"), ("other", "wide")}
+        assert {(one["model"], one["path"]) for one in listed} == {("tiny", str(given)), ("other", "wide")}
         assert says(server) == answers(place, "a")  # the first model's default, and not the other's
         assert says(server, model="other") == told(place / "other", "Hello", TOKENS)
         with_adapter = says(server, model="other", adapter="a")
@@ -236,6 +237,8 @@ def test_the_program(place: Path, tmp_path: Path):
     args = (place / "tiny", "--adapter", f"first={runs / 'a'}", "--adapter-path", runs / "b")
     with Program(tmp_path / "home", *args, MLXONE_ADAPTER_DIR=str(runs)) as server:
         assert ids(server) == ["first", "b"]
+        paths = [one["path"] for one in server.ask("GET", "/v1/adapters").json["adapters"]]
+        assert paths == [str(runs / "a"), str(runs / "b")]
         assert says(server) == answers(place)  # of several none is the default
         assert says(server, adapter="first+b") == answers(place, "a", "b")
         assert mount(server, "c").status == 200 and says(server, adapter="c") == answers(place, "c")
