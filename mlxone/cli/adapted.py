@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,19 +13,21 @@ from mlxone.cli import train_session
 from mlxone.cli.flags import Flag, flag
 from mlxone.cli.mlx_lm_keys import FEATURES
 from mlxone.cli.sizes import read_tokens
-from mlxone.cli.terminal import one_line
 from mlxone.core.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from mlxone.service.model import Model
     from mlxone.training.data.source import Data
-    from mlxone.training.evaluate import Evaluation
 
 SPLITS = ("test", "valid", "train")  # which is measured, the first there is
+SHORTEST = 2  # tokens: the first of a text is not scored
 
 
 def _length(text: str) -> int:
-    return read_tokens(text, "--max-seq-length")
+    length = read_tokens(text, "--max-seq-length")
+    if length < SHORTEST:
+        raise UsageError(f"--max-seq-length must be at least {SHORTEST}, not {length}")
+    return length
 
 
 def adapter_flags() -> list[click.Parameter]:
@@ -122,13 +124,6 @@ def wanted(flags: Mapping[str, Any]) -> tuple[Data, str | None]:
         raise DataError(f"{data.name} has no {split} rows", hint="--split names another part")
     is_whole = not (data.valid or data.test or flags["split"])
     return replace(data, train=rows, valid=[], test=[]), None if is_whole else split
-
-
-def notices(found: Evaluation) -> Iterator[str]:
-    """What a person should know of what was measured."""
-    if found.truncated:
-        yield f"{found.truncated:,} samples are longer than --max-seq-length and were cut"
-    yield from (f"{count:,} rows left out: {one_line(reason)}" for reason, count in found.skipped.items())
 
 
 def finite(value: float | None) -> float | None:

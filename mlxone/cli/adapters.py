@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,7 +21,7 @@ def named_folders(given: Sequence[str], shown_as: str) -> dict[str, Path]:
                 f"{shown_as} gives two adapters the name {name!r}: {found[name]} and {path}",
                 hint="NAME=DIR says another",
             )
-        if not path.is_dir():
+        if not os.path.isdir(path):  # also where no path can be so long
             raise AdapterNotFound(
                 f"{shown_as} {path} is no folder", hint="an adapter is a folder of two files"
             )
@@ -31,7 +32,7 @@ def named_folders(given: Sequence[str], shown_as: str) -> dict[str, Path]:
 def _parts(word: str) -> tuple[str, Path]:
     """What stands before a = is a name, unless the whole is a folder or the name would be a path."""
     name, equals, rest = word.partition("=")
-    if equals and rest and "/" not in name and not _folder(word).is_dir():
+    if equals and rest and "/" not in name and not os.path.isdir(_folder(word)):
         return name, _folder(rest)
     return _folder(word).absolute().resolve().name, _folder(word)
 

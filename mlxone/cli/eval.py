@@ -14,7 +14,6 @@ from mlxone.cli.adapted import (
     finite,
     measuring_flags,
     named_data,
-    notices,
     wanted,
 )
 from mlxone.cli.flags import SectionedCommand, flag
@@ -22,6 +21,8 @@ from mlxone.cli.group import verbose_option
 from mlxone.cli.models import model_params, named_model
 from mlxone.cli.table import shortened
 from mlxone.cli.terminal import StatusLine, one_line
+from mlxone.cli.train_session import shortfall
+from mlxone.core.errors import UsageError
 
 if TYPE_CHECKING:
     from mlxone.service.model import Model
@@ -71,6 +72,9 @@ def command(model: str | None, model_flag: str | None, **flags: Any) -> None:
     query, name = named_model(model, model_flag), named_data(flags)
     scope = Recipe.of({name: flags[name] or None for name in ("sft_scope", "mask_prompt")}).sft_scope
     data, split = wanted(flags)
+    if data.format == "preference" and (flags["mask_prompt"] or flags["sft_scope"]):
+        shown = "--mask-prompt" if flags["mask_prompt"] else "--sft-scope"
+        raise UsageError(f"{shown} is not for preferences: only their answers count", hint="leave it out")
     loaded = open_model(query, pull=flags["pull"], quiet=flags["quiet"])
     status = StatusLine(quiet=flags["quiet"])
     try:
@@ -83,7 +87,7 @@ def command(model: str | None, model_flag: str | None, **flags: Any) -> None:
         known.print_json({**about, "format": data.format, **as_json(found, compared)})
         return
     if not flags["quiet"]:
-        for line in (*notices(found), *wrong(compared)):
+        for line in (*shortfall(found.truncated, found.skipped), *wrong(compared)):
             streams.complain(line)
     click.echo("\n".join(lines(found, data.format, split, compared)))
 
@@ -145,7 +149,8 @@ def lines(found: Evaluation, format: str, split: str | None, compared: Sequence[
         matches = sum(one.is_match for one in compared)
         yield f"{'exact match':<14}{100 * matches / len(compared):.1f} % ({matches:,} of {len(compared):,})"
     part = f", {split}" if split else ""
-    yield f"{'measured':<14}{found.tokens:,} tokens in {found.samples:,} samples ({format}{part})"
+    samples = "1 sample" if found.samples == 1 else f"{found.samples:,} samples"
+    yield f"{'measured':<14}{found.tokens:,} tokens in {samples} ({format}{part})"
 
 
 def wrong(compared: Sequence[Compared]) -> Iterator[str]:

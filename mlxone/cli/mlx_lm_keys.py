@@ -57,7 +57,9 @@ def _pairs(name: str, value: Any, config: Mapping[str, Any], place: str) -> Iter
         if value:
             raise foreign(name, place)
     elif name == "train":
-        if not value and value is not None:
+        if value is not None and not isinstance(value, bool):
+            raise UsageError(f"{place} is true or false, and no table", hint="options stand at the top")
+        if value is False:
             raise UsageError(f"{place} is {value}", hint="`mlxone eval` measures without training")
     elif value is None or name == "config" or (name == "learning_rate" and config.get("lr_schedule")):
         return

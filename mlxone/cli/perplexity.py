@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlxone.cli import known, streams
-from mlxone.cli.adapted import adapter_flags, finite, measuring_flags, named_data, notices, wanted
+from mlxone.cli.adapted import adapter_flags, finite, measuring_flags, named_data, wanted
 from mlxone.cli.flags import SectionedCommand, flag
 from mlxone.cli.group import verbose_option
 from mlxone.cli.inputs import read_text
+from mlxone.cli.mlx_lm_keys import FEATURES
 from mlxone.cli.models import model_params, named_model
 from mlxone.cli.terminal import StatusLine
+from mlxone.cli.train_session import shortfall
 from mlxone.core.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -61,9 +63,10 @@ def command(model: str | None, model_flag: str | None, **flags: Any) -> None:
         known.print_json({**about, **values, "tokens": found.tokens, "samples": found.samples})
         return
     if not flags["quiet"]:
-        for line in notices(found):
+        for line in shortfall(found.truncated, found.skipped):
             streams.complain(line)
-        streams.complain(f"loss {found.loss:.4f} over {found.tokens:,} tokens in {found.samples:,} pieces")
+        pieces = "1 piece" if found.samples == 1 else f"{found.samples:,} pieces"
+        streams.complain(f"loss {found.loss:.4f} over {found.tokens:,} tokens in {pieces}")
     click.echo(f"{found.perplexity:.4f}")
 
 
@@ -91,8 +94,10 @@ def _rows(flags: Mapping[str, Any]) -> Data:
 def _plain_text(data: str, flags: Mapping[str, Any]) -> str | None:
     if Path(data).suffix.lower() not in TEXTS or not Path(data).expanduser().is_file():
         return None
-    if flags["split"] or flags["skip_bad"]:
-        raise UsageError("a plain text has neither parts nor rows", hint="leave --split and --skip-bad out")
+    for name in ("split", "skip_bad", *FEATURES):
+        if flags[name]:
+            shown = f"--{name.replace('_', '-')}"
+            raise UsageError(f"{shown}: a plain text has neither parts nor rows", hint="leave it out")
     return read_text(data, shown_as="--data")
 
 

@@ -126,12 +126,12 @@ def _require_chat(flags: dict[str, Any]) -> None:
 def _open(model: str | None, how: Asking, flags: dict[str, Any]) -> Model:
     from mlxone.cli.opening import open_model
     from mlxone.hub import find
+    from mlxone.service.room import mount_all
 
     name = model or find.default_model()
     loaded = open_model(name, chat_template=how.chat_template, pull=flags["pull"], quiet=flags["quiet"])
-    for id, folder in how.adapters.items():
-        loaded.adapters.mount(id, folder)
     if how.adapter:
+        mount_all(loaded, how.adapters)
         loaded.adapters.mounts.chosen(how.adapter)  # whether they can work together is known now
     return loaded
 

@@ -17,6 +17,7 @@ from mlxone.cli.adapters import named_folders
 from mlxone.core.errors import UsageError
 from mlxone.core.settings import SERVE_SETTINGS, SERVER_SETTINGS
 from mlxone.server import guard
+from mlxone.service.adapters import absolute
 from mlxone.service.checks import checked_template_values
 from mlxone.service.options import Options
 
@@ -106,10 +107,9 @@ def _template(path: str | None, shown_as: str) -> Path | None:
 def _folder(path: str | None, shown_as: str) -> Path | None:
     if path is None:
         return None
-    folder = Path(path).expanduser()
-    if not folder.is_dir():
+    if not os.path.isdir(absolute(path)):  # which also knows what is too long for a name
         raise UsageError(f"{shown_as} {path} is no folder")
-    return folder
+    return Path(path).expanduser()
 
 
 def _template_args(text: str | None, shown_as: str) -> Mapping[str, Any]:

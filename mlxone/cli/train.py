@@ -171,7 +171,7 @@ def _check(flags: Mapping[str, Any]) -> None:
 
 def _data(flags: Mapping[str, Any], given: str | None) -> str:
     named = flags["inspect"] if flags["inspect"] not in (None, _HERE) else given
-    if named is None:
+    if not named:
         raise UsageError(
             "no data is named", hint="--data takes a folder, a file, - or ORG/REPO of a data set"
         )

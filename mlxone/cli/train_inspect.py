@@ -38,9 +38,11 @@ PLAIN = "\x1b[0m"
 def inspect(plan: Plan) -> None:
     from mlxone.training.data.inspect import inspect_data
     from mlxone.training.data.source import read
+    from mlxone.training.material import PREFERENCE, check_method
     from mlxone.training.recipe import NAMES, Recipe
 
-    recipe = Recipe.of({name: value for name, value in plan.options.items() if name in NAMES})
+    options = {name: value for name, value in plan.options.items() if name in NAMES}
+    recipe = Recipe.of(options)
     data = read(
         source(plan.data, quiet=plan.quiet),
         valid_share=plan.options.get("val_size"),
@@ -49,6 +51,9 @@ def inspect(plan: Plan) -> None:
         skip_bad=plan.options.get("skip_bad") or False,
         need=(),
     )
+    if data.format == PREFERENCE and "method" not in options:
+        recipe = Recipe.of(options | {"method": "dpo"})  # what has no use for preferences is refused
+    check_method(data, recipe)
     found = inspect_data(data, opened(plan), scope=recipe.sft_scope, max_length=recipe.max_seq_length)
     if plan.as_json:
         known.print_json(asdict(found))

@@ -23,7 +23,7 @@ NARROWEST_BAR = 6
 # "loss" and "valid" have the colours of their lines: that is the curve's legend.
 _KINDS = {"loss": "train", "valid": "valid"}
 _LABELS = re.compile(r"\b(loss|valid|best|lr|memory|saved|step|accuracy|margin)\b|·")
-ENDS = {"done": "done", "asked": "stopped", "nan": "broke down"}
+ENDS = {"done": "done", "asked": "stopped", "nan": "broke down", "failed": "failed", "killed": "killed"}
 
 
 def panel(progress: Progress, width: int, rows: int) -> list[Row]:
@@ -56,7 +56,8 @@ def validated(progress: Progress) -> str:
     """A line for a log, just after the model was asked what it does not learn from."""
     if progress.valid_loss is None:
         return ""
-    best = " (the best so far)" if progress.best == (progress.valid_loss, progress.step) else ""
+    is_best = len(progress.valid.points) > 1 and progress.best == (progress.valid_loss, progress.step)
+    best = " (the best so far)" if is_best else ""
     return f"step {_steps(progress)}: valid loss {loss_in_words(progress.valid_loss)}{best}"
 
 

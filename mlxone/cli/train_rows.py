@@ -1,4 +1,4 @@
-"""A run's folder as seen from elsewhere: the lines of its metrics as they come, and whether it goes on.
+"""A run's folder as seen from elsewhere: the lines of its metrics as they come, and how it stands.
 
 Needs neither MLX nor the process that trains. A run that is gone on with cuts its metrics back by putting
 another file in the place of the old one; whoever follows then begins at its first line again.
@@ -10,11 +10,12 @@ import contextlib
 import fcntl
 import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mlxone.core.errors import MlxoneError
-from mlxone.training.folder import METRICS, STATE
+from mlxone.training.folder import METRICS, RUN, STATE
 from mlxone.training.tensor_file import read_metadata
 
 Row = dict[str, Any]
@@ -66,6 +67,24 @@ def is_held(folder: Path) -> bool:
         with contextlib.suppress(OSError):
             os.close(descriptor)
     return False
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What a run says of itself; one that was killed says that it is running."""
+
+    status: str
+    step: int
+    steps: int
+    reason: str
+
+
+def standing(folder: Path) -> Standing | None:
+    try:
+        said = json.loads((folder / RUN).read_bytes())
+        return Standing(str(said["status"]), int(said["step"]), int(said["steps"]), said["reason"] or "")
+    except (OSError, KeyError, ValueError, TypeError):
+        return None
 
 
 def saved(folder: Path) -> tuple[int, int] | None:

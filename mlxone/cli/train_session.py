@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlxone.cli import streams, train_panel
+from mlxone.cli import known, streams, train_panel
 from mlxone.cli.sizes import count_in_words
 from mlxone.cli.stop_request import StopRequest
 from mlxone.cli.table import shortened
@@ -22,7 +21,7 @@ from mlxone.cli.terminal import one_line
 from mlxone.cli.train_panel import loss_in_words
 from mlxone.cli.train_progress import Progress
 from mlxone.cli.train_view import View, view
-from mlxone.core.errors import StorageError
+from mlxone.core.errors import StorageError, UsageError
 from mlxone.core.train_settings import ADAPTER_PATH
 
 if TYPE_CHECKING:
@@ -105,6 +104,8 @@ def _check_early(plan: Plan) -> None:
 
     options = plan.options
     resume, overwrite = bool(options.get("resume")), bool(options.get("overwrite"))
+    if resume and overwrite:
+        raise UsageError("--resume and --overwrite contradict each other", hint="give one of the two")
     check_free(Path(options.get("adapter_path") or ADAPTER_PATH), resume=resume, overwrite=overwrite)
     if not resume and "start_from" not in options:  # else the recipe is not all here
         Recipe.of({name: value for name, value in options.items() if name in NAMES})
@@ -162,10 +163,16 @@ class Watcher:
 def prepared(event: events.Prepared) -> list[str]:
     parts = ", ".join(f"{count:,} {name}" for name, count in event.samples.items() if count)
     lines = [*event.notes, f"data: {event.format}; samples: {parts}; {event.tokens:,} tokens to train on"]
-    if event.truncated:
-        lines.append(f"{event.truncated:,} samples are longer than --max-seq-length and were cut")
-    lines += [f"{count:,} rows left out: {reason}" for reason, count in event.skipped.items()]
-    return lines
+    return [*lines, *shortfall(event.truncated, event.skipped)]
+
+
+def shortfall(truncated: int, skipped: Mapping[str, int]) -> Iterator[str]:
+    """What of the data is not learned from, or not measured."""
+    if truncated:
+        are, were = ("sample is", "was") if truncated == 1 else ("samples are", "were")
+        yield f"{truncated:,} {are} longer than --max-seq-length and {were} cut"
+    for reason, count in skipped.items():
+        yield f"{count:,} {'row' if count == 1 else 'rows'} left out: {one_line(reason)}"
 
 
 def started(event: events.Started) -> str:
@@ -198,7 +205,7 @@ def _say(plan: Plan, model: Model, result: TrainingResult, progress: Progress) -
         done = f"stopped after step {result.steps:,} of {progress.steps or 0:,}, all of it saved"
         streams.complain(f"{done}; this goes on: {resuming(plan, result.path)}")
     if plan.as_json:
-        print(json.dumps(as_json(model, result, progress), ensure_ascii=False))
+        known.print_json(as_json(model, result, progress))
     else:
         print(result.path)
 
@@ -222,6 +229,9 @@ def resuming(plan: Plan, path: Path) -> str:
     words = ["mlxone", "train", plan.model, "--data", plan.data, "--adapter-path", str(path), "--resume"]
     for name, key in plan.features.items():
         words += [f"--{name.replace('_', '-')}", key]
+    for name in ("export", "plot"):
+        if plan.options.get(name) is not None:
+            words += [f"--{name}", plan.options[name]]
     return shlex.join([*words, *(["--skip-bad"] if plan.options.get("skip_bad") else [])])
 
 

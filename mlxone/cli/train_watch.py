@@ -12,18 +12,19 @@ from pathlib import Path
 
 import click
 
-from mlxone.cli import terminal, train_panel
+from mlxone.cli import streams, terminal, train_panel
 from mlxone.cli.flags import SectionedCommand, flag
 from mlxone.cli.group import verbose_option
 from mlxone.cli.known import json_flag
 from mlxone.cli.train_progress import Progress
-from mlxone.cli.train_rows import Row, Tail, is_held, saved
-from mlxone.cli.train_view import Colours, Silent, View, takes_unicode, view
+from mlxone.cli.train_rows import Row, Standing, Tail, is_held, saved, standing
+from mlxone.cli.train_view import Colours, Silent, View, may_draw, takes_unicode, view
 from mlxone.core.errors import UsageError
 from mlxone.core.train_settings import ADAPTER_PATH
 from mlxone.training.folder import METRICS
 
 PERIOD = 0.5  # seconds between two looks
+STATES = {"done": "done", "stopped": "asked", "failed": "failed", "running": "killed"}  # of what is over
 
 
 @click.command(
@@ -48,7 +49,10 @@ def command(folder: str | None, *, once: bool, json: bool) -> None:
     run = Run(path)
     if once:
         _once(run, as_json=json)
-    elif json:
+        return
+    if not run.has_begun() and (json or not may_draw()):
+        streams.complain(f"waiting for a run in {path}")
+    if json:
         follow(run, Silent(), print_row)
     else:
         follow(run, view(otherwise=click.echo))
@@ -63,6 +67,7 @@ class Run:
     progress: Progress = field(default_factory=Progress)
     begun: bool = False
     over: bool = False
+    why: str = ""  # it is over, beyond what its state says
 
     def __post_init__(self) -> None:
         self._tail = Tail(self.folder / METRICS)
@@ -76,24 +81,48 @@ class Run:
             self.progress, self._since = Progress(), None
         for row in rows:
             self.progress.row(row)
-        self.begun = self.begun or bool(rows)
-        self.over = self.begun and not held
-        self._learn()
+        said = standing(self.folder)
+        self.begun = self.begun or bool(rows) or said is not None
+        # One that says that it runs may have begun since we asked.
+        self.over = self.begun and not held and not (_is_running(said) and is_held(self.folder))
+        self._learn(said)
         return rows
 
-    def _learn(self) -> None:
+    def has_begun(self) -> bool:
+        return standing(self.folder) is not None or (self.folder / METRICS).exists()
+
+    def _learn(self, said: Standing | None) -> None:
         """What the lines do not say."""
         progress = self.progress
         if found := saved(self.folder):
             progress.saved, progress.steps = found
+        if said is not None:
+            progress.steps = said.steps
         if self.over:
-            done = progress.steps is not None and progress.step >= progress.steps
-            progress.state, progress.eta_s = ("done" if done else "asked"), None
+            self._end(said)
         elif self._since is None:
             self._since = (self.clock(), progress.step) if self.begun else None
         elif progress.steps and progress.step > self._since[1]:
             each = (self.clock() - self._since[0]) / (progress.step - self._since[1])
             progress.eta_s = each * max(progress.steps - progress.step, 0)
+
+    def _end(self, said: Standing | None) -> None:
+        progress = self.progress
+        progress.eta_s = None
+        if said is None:  # nobody says; so a run that was killed is taken for one that was stopped
+            done = progress.steps is not None and progress.step >= progress.steps
+            progress.state = "done" if done else "asked"
+            return
+        progress.state = STATES.get(said.status, said.status)
+        progress.step = max(progress.step, said.step)
+        if said.status == "failed":
+            self.why = said.reason
+        elif _is_running(said):
+            self.why = f"--resume goes on after step {said.step:,}"
+
+
+def _is_running(said: Standing | None) -> bool:
+    return said is not None and said.status == "running"
 
 
 def follow(
@@ -110,7 +139,7 @@ def follow(
                 if told is not None:
                     told(row)
             if rows or run.over:
-                _report(run.progress, rows, shown)
+                _report(run, rows, shown)
             elif not run.begun:
                 shown.status(f"waiting for a run in {run.folder}")
             if not run.over:
@@ -119,15 +148,22 @@ def follow(
         shown.close()
 
 
-def _report(progress: Progress, rows: list[Row], shown: View) -> None:
-    """One line for all that is new at once."""
+def _report(run: Run, rows: list[Row], shown: View) -> None:
+    """One line for all that is new at once. Why it is over is more than a panel says."""
+    progress = run.progress
     if any(row.get("train_loss") is not None for row in rows):
         shown.report(train_panel.report(progress))
     if rows and rows[-1].get("valid_loss") is not None:
         shown.report(train_panel.validated(progress))
-    if progress.state:
-        shown.report(f"the run is over: {train_panel.ENDS[progress.state]} after step {progress.step:,}")
+    if run.over:
+        (shown.note if run.why else shown.report)(_ending(run))
     shown.show(progress, now=True)
+
+
+def _ending(run: Run) -> str:
+    progress = run.progress
+    how = train_panel.ENDS.get(progress.state, progress.state)
+    return f"the run is over: {how} after step {progress.step:,}" + (f": {run.why}" if run.why else "")
 
 
 def print_row(row: Row) -> None:
@@ -136,7 +172,7 @@ def print_row(row: Row) -> None:
 
 def _once(run: Run, *, as_json: bool) -> None:
     rows = run.look()
-    if not rows:
+    if not run.begun:
         raise UsageError(f"there is no run in {run.folder}", hint="name the --adapter-path of one")
     if as_json:
         for row in rows:
@@ -146,5 +182,8 @@ def _once(run: Run, *, as_json: bool) -> None:
         drawn = train_panel.panel(run.progress, columns - 1, height)
         plain = terminal.plain_wanted(os.environ)
         click.echo("\n".join(train_panel.text_of(row) if plain else Colours()(row).text for row in drawn))
+        if run.why:
+            click.echo(terminal.one_line(_ending(run)))
     else:
-        click.echo(train_panel.report(run.progress))
+        lines = [train_panel.report(run.progress)] if rows else []
+        click.echo("\n".join([*lines, *([terminal.one_line(_ending(run))] if run.over else [])]))

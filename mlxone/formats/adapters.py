@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Literal
 
 from mlxone.core.errors import AdapterMismatch
@@ -159,7 +160,7 @@ def _peft_scale(alpha: float, rank: int, root: bool) -> float:
 
 def _pattern(section: Config, key: str) -> str:
     try:
-        re.compile(key)
+        _end_of_path(key)
     except (re.error, RecursionError, OverflowError):
         raise AdapterMismatch(f"{section.source}: {key[:80]!r} is no regular expression") from None
     return key
@@ -168,9 +169,14 @@ def _pattern(section: Config, key: str) -> str:
 def _by_pattern(patterns: Mapping[str, Any], path: str, otherwise: Any) -> Any:
     """As PEFT has it: the first that matches the path's end, from a dot on."""
     for pattern, value in patterns.items():
-        if re.match(rf"(.*\.)?({pattern})$", path):
+        if _end_of_path(pattern).match(path):
             return value
     return otherwise
+
+
+@lru_cache(maxsize=8_192)  # adapters of several ranks name every linear, more than `re` remembers
+def _end_of_path(pattern: str) -> re.Pattern[str]:
+    return re.compile(rf"(.*\.)?({pattern})$")
 
 
 def _refused(config: Config, key: str, why: str) -> AdapterMismatch:

@@ -68,11 +68,10 @@ def fetch(wanted: Wanted, check_parquet: Callable[[str], object], watch: Watch |
         ) from error
     except HubError as error:
         if client.is_offline():
-            raise HubError(
-                f"{wanted.repo} is no file or folder here, and HF_HUB_OFFLINE is set, so it is not fetched",
-                hint="check the path, or unset it",
-            ) from error
-        raise
+            why, hint = "HF_HUB_OFFLINE is set, so it is not fetched", "check the path, or unset it"
+        else:
+            why, hint = error.message, f"check the path; {error.hint}" if error.hint else "check the path"
+        raise HubError(f"{wanted.repo} is no file or folder here, and {why}", hint=hint) from error
     parquet = next((file.name for file in plan.files if file.name.endswith(".parquet")), None)
     if parquet:
         check_parquet(parquet)

@@ -27,9 +27,11 @@ from mlxone.formats.adapters import (
     Kind,
     read_config,
 )
+from mlxone.formats.durable import make_durable
 
 HEADER_FORMATS: dict[Format, str] = {"mlx-lm": "mlx", "peft": "pt"}
 A, B, M = ".lora_a", ".lora_b", ".m"
+WRITABLE = "free some space, or choose a folder that can be written; what was there before is intact"
 _IN_LAYER = re.compile(r"(?:.*\.)?layers\.(\d+)\.(.+)")
 
 
@@ -130,21 +132,13 @@ def _write(folder: Path, form: Format, arrays: dict[str, mx.array], config: dict
         mx.save_safetensors(str(beside[0]), arrays, metadata)
         beside[1].write_text(words, encoding="utf-8")
         for path in beside:
-            _sync(path)
+            make_durable(path)
         for path, name in zip(beside, names, strict=True):
             os.replace(path, folder / name)
-        _sync(folder)
+        make_durable(folder)
     except (OSError, RuntimeError) as error:  # MLX's writer raises the second
         for path in beside:
             with suppress(OSError):
                 path.unlink()
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error).partition("\n")[0]
-        raise StorageError(f"{folder / file} cannot be written: {reason[:200]}") from None
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        raise StorageError(f"{folder / file} cannot be written: {reason[:200]}", hint=WRITABLE) from None

@@ -10,7 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlxone.backend.arrays import lock, mx, on_stream
-from mlxone.core.errors import AdapterMismatch, AdapterNotFound, DamagedModel, UnsupportedModel
+from mlxone.core.errors import (
+    AdapterMismatch,
+    AdapterNotFound,
+    DamagedModel,
+    StorageError,
+    UnsupportedModel,
+)
 from mlxone.formats.adapters import (
     CONFIG_FILE,
     OWN_SECTION,
@@ -51,14 +57,16 @@ class Adapter:
     @classmethod
     def read(cls, folder: str | Path) -> Adapter:
         folder = Path(folder)
-        if not folder.is_dir():
-            raise AdapterNotFound(f"{folder} is not a folder", hint="an adapter is a folder of two files")
         try:
+            if not folder.is_dir():
+                raise AdapterNotFound(f"{folder} is not a folder", hint="an adapter is a folder of two files")
             config = read_config(read_json(folder / CONFIG_FILE), str(folder / CONFIG_FILE))
             with lock, on_stream():
                 pieces = _pieces(_tensor_file(folder, config.format), config)
         except (DamagedModel, UnsupportedModel) as error:
             raise AdapterMismatch(error.message) from None
+        except OSError as error:
+            raise StorageError(f"{folder} cannot be read: {error.strerror or error}") from None
         return cls(folder, config, pieces)
 
     @property
@@ -220,6 +228,8 @@ def _pieces(file: Path, config: AdapterConfig) -> dict[str, list[Piece]]:
     if not header:
         raise AdapterMismatch(f"{file} holds no tensors")
     arrays = _load(file, config)
+    if arrays.keys() != header.keys():
+        raise AdapterMismatch(f"{file} was written anew while it was read", hint="try again when it is whole")
     found: dict[str, list[Piece]] = {}
     for name, (path, role) in roles.items():
         array = arrays[name]
@@ -261,6 +271,11 @@ def _check_complete(file: Path, path: str, pieces: list[Piece], config: AdapterC
         return
     needed: dict[Role, str] = {"a": "first", "b": "second"}
     by_role = _by_role(pieces)
+    if len(by_role) < len(pieces):
+        names = " and ".join(
+            repr(piece.name[:160]) for piece in pieces if by_role[piece.role].name != piece.name
+        )
+        raise AdapterMismatch(f"{file}: tensor {names} is there a second time, by another name")
     for role, half in needed.items():
         if role not in by_role:
             raise AdapterMismatch(f"{file}: {pieces[0].name[:160]!r} is there without the {half} of its pair")

@@ -37,7 +37,7 @@ class LowRank:
         if self.key is None or not self.dropout:
             return x
         kept = mx.random.bernoulli(1 - self.dropout, x.shape, key=self.key)
-        return (1 / (1 - self.dropout)) * kept * x
+        return (1 / (1 - self.dropout)) * (kept * x)  # so that x stays as narrow as it is
 
     def arrays(self) -> list[mx.array]:
         return [self.a, self.b]

@@ -17,6 +17,7 @@ from typing import Any, cast
 
 from mlxone.backend.arrays import mx
 from mlxone.core.errors import DamagedModel, StorageError, UnsupportedModel
+from mlxone.formats.durable import make_durable
 from mlxone.formats.gguf import Header, check_header, shown
 from mlxone.models import gguf_tokenizer
 from mlxone.models.gguf_config import Sizes, config_json, generation_config_json, read_sizes
@@ -122,9 +123,9 @@ def _write(folder: Path, documents: Mapping[str, Any], weights: dict[str, mx.arr
             (staging / name).write_text(text, encoding="utf-8")
         mx.save_safetensors(str(staging / "model.safetensors"), weights, metadata={"format": "mlx"})
         for path in (*staging.iterdir(), staging):
-            _sync(path)
+            make_durable(path)
         staging.rename(folder)
-        _sync(folder.parent)
+        make_durable(folder.parent)
     except OSError as e:
         raise StorageError(f"{folder}: cannot be written: {e.strerror or e}") from e
     except RuntimeError as e:  # MLX's writer
@@ -132,12 +133,3 @@ def _write(folder: Path, documents: Mapping[str, Any], weights: dict[str, mx.arr
     finally:
         if staging is not None:
             shutil.rmtree(staging, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    """Makes a file, or the names in a folder, survive a power cut."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

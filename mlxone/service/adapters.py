@@ -12,13 +12,14 @@ import hashlib
 import os
 import threading
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
 from mlxone.core.errors import AdapterMismatch
-from mlxone.service.mounts import AND, Mount, MountedAdapter, Mounts, Wish
+from mlxone.service.mounts import AND, Mount, MountedAdapter, Mounts, Wish, memory_of
 
 if TYPE_CHECKING:
     from mlxone.backend.arrays import mx
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from mlxone.service.model import Model
 
 VIEWS = 16  # choices whose decoders are kept
+WIDENED = 16  # bytes a weight: a DoRA's linear with what its norm is worked out from, as measured
 # What may lie in an adapter's folder and decides what it computes; either name of the weights.
 FILES = ("adapter_config.json", "adapters.safetensors", "adapter_model.safetensors")
 
@@ -66,7 +68,7 @@ class AdapterManager:
     def memory_bytes(self) -> int:
         """Of all that are mounted, and of those that only an answer in flight still uses."""
         with self._lock:
-            return self.mounts.memory_bytes + sum(part.mount.memory_bytes for part in self._leaving)
+            return memory_of([*self.mounts.all, *(part.mount for part in self._leaving)])
 
     def mount(self, id: str, path: str | Path) -> MountedAdapter:
         with self._lock:
@@ -107,7 +109,7 @@ class AdapterManager:
         from mlxone.models.adapters import Adapter
 
         self.mounts.check_free(id)
-        folder = Path(path).expanduser().absolute()
+        folder = absolute(path)
         print = fingerprint(folder)
         adapter = Adapter.read(folder)
         changes = adapter.changes(self._base)
@@ -116,7 +118,7 @@ class AdapterManager:
         )
         kinds = {path: type(own[0]).__name__ for path, own in changes.items()}
         size = sum(array.nbytes for array in _arrays(changes))
-        return Part(Mount(card, folder, print, kinds, size), changes)
+        return Part(Mount(card, folder, print, kinds, size, _working(kinds, self._base)), changes)
 
     def add(self, part: Part) -> None:
         with self._lock:
@@ -150,7 +152,7 @@ class AdapterManager:
 
     def _view(self, key: str, parts: tuple[Part, ...]) -> Selection:
         from mlxone.backend.arrays import lock, mx, on_stream
-        from mlxone.models.changed import changed_decoder
+        from mlxone.models.changed import changed_decoder, leaves_of
 
         together: dict[str, tuple[Change, ...]] = {}
         for part in parts:
@@ -159,16 +161,19 @@ class AdapterManager:
         with lock, on_stream():
             self._base.materialize()  # first, and once: a view shares what the base has in memory
             decoder = changed_decoder(self._base, together)
-            for block in decoder.blocks:
-                mx.eval(block.arrays())
+            for linear in leaves_of(decoder).values():  # one by one: a DoRA's norm takes a multiple of it
+                mx.eval(linear.arrays())
             mx.eval(decoder.arrays())
         return Selection(key, decoder, parts)
 
 
 def weights_on_disk(folder: Path) -> int:
-    """Bytes that reading an adapter takes; 0 where it is none."""
+    """Bytes that reading an adapter takes; 0 where it is none, or none that can be looked at."""
     files = (folder / name for name in FILES if name.endswith(".safetensors"))
-    return sum(file.stat().st_size for file in files if file.is_file())
+    try:
+        return sum(file.stat().st_size for file in files if file.is_file())
+    except OSError:
+        return 0
 
 
 def fingerprint(folder: Path) -> str:
@@ -180,6 +185,8 @@ def fingerprint(folder: Path) -> str:
     seen = hashlib.sha256()
     for name in FILES:
         try:
+            if not (folder / name).is_file():  # opening a pipe would wait for ever
+                continue
             with open(folder / name, "rb") as file:
                 about = os.fstat(file.fileno())
                 said = file.read(1_000_000) if name.endswith(".json") else b""
@@ -189,6 +196,24 @@ def fingerprint(folder: Path) -> str:
             f"{name} {about.st_dev} {about.st_ino} {about.st_size} {about.st_mtime_ns} ".encode() + said
         )
     return seen.hexdigest()[:32]
+
+
+def _working(kinds: Mapping[str, str], decoder: Decoder) -> int:
+    """The largest linear that a DoRA changes, while it is widened and its rows are measured."""
+    if "Dora" not in kinds.values():
+        return 0
+    from mlxone.models.changed import linears_of
+
+    sizes = (facts.in_dims * facts.out_dims for path, facts in linears_of(decoder).items() if path in kinds)
+    return WIDENED * max(sizes)
+
+
+def absolute(path: str | Path) -> Path:
+    """In full: whoever has it may work in another folder by the time that it is read again."""
+    try:
+        return Path(path).expanduser().absolute()
+    except RuntimeError:  # a ~user that does not exist
+        return Path(path).absolute()
 
 
 def _arrays(changes: Changes) -> list[mx.array]:

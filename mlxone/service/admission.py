@@ -167,14 +167,18 @@ class Ledger:
         return sum(others) + self.kept_bytes
 
 
-def check_possible(model: Model) -> None:
-    """Refuses a model that could only end this process: larger than all the memory there is."""
+def check_possible(model: Model, beside: int = 0) -> None:
+    """Refuses a model that could only end this process: larger than all the memory there is.
+
+    `beside` are the bytes of its adapters.
+    """
     case, machine = _case(model)
-    needed = case.needs(Work(SHORTEST)).total_bytes
+    needed = case.needs(Work(SHORTEST)).total_bytes + beside
     if needed > machine.memory_bytes:
         there = machine.memory_bytes / 1e9
+        what = f"{model.name} with its adapters" if beside else model.name
         raise OutOfMemory(
-            f"{model.name} needs {needed / 1e9:.1f} GB and {machine.name} has {there:.1f} GB",
+            f"{what} needs {needed / 1e9:.1f} GB and {machine.name} has {there:.1f} GB",
             hint=f"`mlxone fit {model.name} --best` says how many bits would fit",
         )
     # Between what should be used and what there is, it is the user's own risk.

@@ -332,6 +332,8 @@ class Context:
         wanted = {offer.key for answers, offer in list(self._open.items()) if answers.is_open}
         soon = shelf.put_idle_away(lambda offer: offer.key in wanted)
         shelf.measure(now=True)
+        for loaded in shelf.loaded:
+            loaded.weigh()  # the error of an answer holds what it used until it is delivered
         if self._worker.running or self._worker.waiting:
             return soon  # what follows takes a while, and somebody would wait for it
         if self._cold and not self._closing:

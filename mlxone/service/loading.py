@@ -11,10 +11,9 @@ from mlxone.formats.config import Config, read_json
 from mlxone.hub.find import Found, default_model, find
 from mlxone.models.loading import load_decoder
 from mlxone.service.model import Model
+from mlxone.service.room import check_room
 from mlxone.text.template import ChatTemplate
 from mlxone.text.tokenizer import Tokenizer
-
-LARGE = 2_000_000_000  # bytes of weights on the disk
 
 
 def load(source: str | Path | None = None, *, chat_template: str | Path | None = None) -> Model:
@@ -23,10 +22,7 @@ def load(source: str | Path | None = None, *, chat_template: str | Path | None =
     Without a source: `MLXONE_MODEL`, then the config file's `model`, then the starter.
     """
     model = load_found(find(str(source) if source is not None else default_model()), chat_template)
-    if _is_large(model.path):
-        from mlxone.service.admission import check_possible  # it knows models, and so comes after them
-
-        check_possible(model)
+    check_room(model)
     return model
 
 
@@ -48,11 +44,6 @@ def load_found(found: Found, chat_template: str | Path | None = None) -> Model:
         eos_token_ids=eos_ids(config, generation, tokenizer),
         generation_config=generation,
     )
-
-
-def _is_large(folder: Path) -> bool:
-    """Anything less fits every machine that MLX runs on, and need not wait for the question."""
-    return sum(file.stat().st_size for file in folder.glob("*.safetensors")) > LARGE
 
 
 def _generation_config(folder: Path) -> Mapping[str, Any]:

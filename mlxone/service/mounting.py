@@ -10,11 +10,13 @@ import logging
 import os
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from mlxone.core.amounts import in_words
 from mlxone.core.errors import (
+    AdapterMismatch,
     AdapterNotFound,
     MlxoneError,
     ModelOverBudget,
@@ -23,8 +25,8 @@ from mlxone.core.errors import (
     UsageError,
 )
 from mlxone.fitting.admission import Refusal
-from mlxone.service.adapters import weights_on_disk
-from mlxone.service.mounts import MountedAdapter
+from mlxone.service.adapters import absolute, weights_on_disk
+from mlxone.service.mounts import MountedAdapter, memory_of
 from mlxone.service.options import Options
 
 if TYPE_CHECKING:
@@ -69,10 +71,12 @@ class Mounting:
         root = self._options.adapter_dir
         if root is None:
             raise NotPermitted("adapters may not be mounted here", hint="start with --adapter-dir")
-        folder = await self._threads.beside(lambda: folder_under(Path(root), path))
+        await self._threads.beside(lambda: folder_under(Path(root), path))  # before a model is loaded for it
         offer = await self._threads.found(model)
-        with _about("path"):
-            card = await self._threads.on_shelf(lambda shelf: mount(shelf, offer, id, folder, path))
+        with _about("path", Path(root)):
+            card = await self._threads.on_shelf(
+                lambda shelf: mount(shelf, offer, id, lambda: folder_under(Path(root), path), path)
+            )
         return offer.id, card
 
     async def unmount(self, id: str, model: str | None = None) -> tuple[str, MountedAdapter]:
@@ -92,21 +96,27 @@ class Mounting:
 def mount_given(shelf: Shelf, offer: Offer, adapters: Mapping[str, str | Path]) -> None:
     """Those of the operator, at the start. One alone is what requests get that name none."""
     for id, path in adapters.items():
-        folder = Path(path).expanduser()
-        mount(shelf, offer, id, folder, os.fsencode(folder.absolute().name).decode(errors="replace"))
+        shown = os.fsencode(absolute(path)).decode(errors="replace")
+        mount(shelf, offer, id, partial(absolute, path), shown)
     if len(adapters) == 1:
         shelf.mounts_of(offer).default = next(iter(adapters))
 
 
-def mount(shelf: Shelf, offer: Offer, id: str, folder: Path, shown: str) -> MountedAdapter:
-    """All or nothing: until its last line nobody can choose it, and no answer has changed."""
+def mount(shelf: Shelf, offer: Offer, id: str, place: Callable[[], Path], shown: str) -> MountedAdapter:
+    """All or nothing: until its last line nobody can choose it, and no answer has changed.
+
+    `place` says where it lies and that this is allowed. It is asked again when all is read: the files
+    may have been put there since.
+    """
+    shelf.mounts_of(offer).check_free(id)
     loaded = shelf.bring_in(offer)
-    manager = loaded.model.adapters
-    manager.mounts.check_free(id)
+    manager, folder = loaded.model.adapters, place()
     try:
         _promise(shelf, loaded, id, weights_on_disk(folder))
         part = manager.read(id, folder, shown=shown)
-        _promise(shelf, loaded, id, part.mount.memory_bytes)
+        _promise(shelf, loaded, id, memory_of([part.mount]))
+        if place() != folder:
+            raise AdapterMismatch(f"adapter {id} was moved while it was read", hint="try again")
         manager.add(part)
     finally:
         loaded.weigh()
@@ -134,7 +144,7 @@ def folder_under(root: Path, path: str) -> Path:
     if not path or "\0" in path or len(path) > LONGEST_PATH:
         raise UsageError("path must name a folder", param="path")
     try:
-        top = root.expanduser().resolve(strict=True)
+        top = absolute(root).resolve(strict=True)
         folder = (top / path).resolve()
         if not folder.is_relative_to(top):
             raise outside
@@ -142,7 +152,7 @@ def folder_under(root: Path, path: str) -> Path:
             raise missing
         if not all(file.resolve().is_relative_to(top) for file in folder.iterdir()):
             raise outside
-    except (OSError, RuntimeError):  # links in a circle, a name that is too long, no right to look
+    except (OSError, RuntimeError, ValueError):  # links in a circle, a name that is none, no right to look
         raise missing from None
     return folder
 
@@ -180,9 +190,11 @@ def _no_room(id: str, size: int, refusal: Refusal) -> MlxoneError:
 
 
 @contextmanager
-def _about(field: str) -> Iterator[None]:
+def _about(field: str, root: Path) -> Iterator[None]:
+    """Whoever gave a path under `root` is told of it by that, and not where it lies."""
     try:
         yield
     except MlxoneError as error:
         error.param = error.param or field
+        error.message = error.message.replace(f"{absolute(root).resolve()}{os.sep}", "")
         raise

@@ -28,7 +28,7 @@ class MountedAdapter:
     """What anybody may know of a mounted adapter."""
 
     id: str
-    path: str  # as whoever mounted it wrote it
+    path: str  # as whoever mounted it wrote it; of a server's operator in full
     rank: int  # the largest; 0 for whole weights
     scale: float
     size_bytes: int
@@ -42,6 +42,7 @@ class Mount:
     print: str  # another one for other files
     changes: Mapping[str, str]  # by path of the linear or norm: the kind of change
     memory_bytes: int  # what it takes beside the base; of whole weights more than the file may hold
+    working_bytes: int = 0  # and besides while it computes, as no other does at the same time
 
     @property
     def id(self) -> str:
@@ -64,7 +65,7 @@ class Mounts:
 
     @property
     def memory_bytes(self) -> int:
-        return sum(mount.memory_bytes for mount in self.all)
+        return memory_of(self.all)
 
     def add(self, mount: Mount) -> None:
         self.check_free(mount.id)
@@ -102,6 +103,10 @@ class Mounts:
         shown = id if len(id) <= SHOWN else f"{id[:SHOWN]}…"
         there = f"mounted: {first_of(sorted(self._held))}" if self._held else "none is mounted"
         return AdapterNotFound(f"no adapter {shown!r} is mounted", hint=there, param="adapter")
+
+
+def memory_of(mounts: Sequence[Mount]) -> int:
+    return sum(each.memory_bytes for each in mounts) + max((each.working_bytes for each in mounts), default=0)
 
 
 def ids_of(wish: Wish) -> tuple[str, ...]:

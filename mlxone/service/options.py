@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 from mlxone.core.errors import UsageError
 from mlxone.core.settings import PREFILL_STEP, SERVE_SETTINGS, Setting
 from mlxone.core.words import Sampling
+from mlxone.service.adapters import absolute
 from mlxone.service.checks import check_number, check_setting, checked_template_values
 from mlxone.service.mounts import check_id
 
@@ -66,7 +68,7 @@ class Options:
         self._check_sampling()
 
     def _check_adapters(self) -> None:
-        if self.adapter_dir is not None and not Path(self.adapter_dir).expanduser().is_dir():
+        if self.adapter_dir is not None and not os.path.isdir(absolute(self.adapter_dir)):
             raise UsageError(f"adapter_dir {self.adapter_dir} is no folder")
         if not isinstance(self.adapters, Mapping):
             raise UsageError(f"adapters must be a mapping, not {str(self.adapters)[:60]!r}")

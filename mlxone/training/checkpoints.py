@@ -78,6 +78,14 @@ class Checkpoint:
                 hint="begin anew, with --overwrite or in another folder; the adapter beside it is untouched",
             ) from error
 
+    def hand_over(self) -> tuple[Params, Params]:
+        """Parameters and the optimizer's state, which are not held here any longer: whoever goes on from
+        them replaces them, and the old ones would take the same memory once more."""
+        params, optimizer = dict(self.params), dict(self.optimizer)
+        self.params.clear()
+        self.optimizer.clear()
+        return params, optimizer
+
     def check_fingerprints(self, now: Mapping[str, str]) -> None:
         """Refuses, by name, what is not what the run was made with."""
         for name, before in self.fingerprints.items():

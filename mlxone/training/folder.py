@@ -7,22 +7,29 @@ disk at any moment leaves either the old file or the new one. Nobody else's adap
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from mlxone.core.errors import StorageError, UsageError
+from mlxone.formats.durable import make_durable
 
 ADAPTER = "adapters.safetensors"
 CONFIG = "adapter_config.json"
 STATE = "state.safetensors"
 METRICS = "metrics.jsonl"
+RUN = "run.json"
 REFERENCES = "references.json"
 PEFT = "peft"  # a folder of its own: both formats have an adapter_config.json
-RESULTS = (ADAPTER, CONFIG, STATE, "adapter_model.safetensors")  # any of these is somebody's work
+PEFT_ADAPTER = "adapter_model.safetensors"
+RESULTS = (ADAPTER, CONFIG, STATE, PEFT_ADAPTER)  # any of these is somebody's work
 BEGUN = ".partial."  # before the name of what is being written, the adapter's too
+TRIES, PAUSE = 10, 0.02  # s; who only looks whether a run is held holds it for a moment, too
 FULL = "free some space, then go on with --resume: what was saved before is intact"
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 class RunFolder:
@@ -30,22 +37,20 @@ class RunFolder:
 
     def __init__(self, path: Path, *, resume: bool = False, overwrite: bool = False) -> None:
         self.path = path
-        if resume and overwrite:
-            raise UsageError("resume and overwrite contradict each other")
         check_free(path, resume=resume, overwrite=overwrite)
         with storing(path):
             path.mkdir(parents=True, exist_ok=True)
             self._held: int | None = os.open(path, os.O_RDONLY)
         try:
-            fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            if not _locked(self._held):
+                raise UsageError(f"another run is writing into {path}", hint="choose another folder")
+            check_free(path, resume=resume, overwrite=overwrite)  # another may have ended just now
+            self._sweep()
+            if overwrite:
+                self._forget()
+        except BaseException:
             self.close()
-            raise UsageError(f"another run is writing into {path}", hint="choose another folder") from None
-        self._sweep()
-        if overwrite:  # first of all the state, which must not go with another run's metrics
-            for name in (STATE, METRICS):
-                with storing(path / name):
-                    (path / name).unlink(missing_ok=True)
+            raise
 
     def __truediv__(self, name: str) -> Path:
         return self.path / name
@@ -61,6 +66,13 @@ class RunFolder:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _forget(self) -> None:
+        """The run that was here. First of all its state, which must not go with another run's metrics; what
+        was exported of it, since nothing may take its place. Its adapter stays until there is a new one."""
+        for name in (STATE, METRICS, RUN, f"{PEFT}/{CONFIG}", f"{PEFT}/{PEFT_ADAPTER}"):
+            with storing(self / name):
+                (self / name).unlink(missing_ok=True)
+
     def _sweep(self) -> None:
         """What a killed run left half written."""
         for left in self.path.glob(f"{BEGUN}*"):
@@ -70,6 +82,8 @@ class RunFolder:
 
 def check_free(path: Path, *, resume: bool = False, overwrite: bool = False) -> None:
     """Whether a run may begin, or go on, in this folder."""
+    if resume and overwrite:
+        raise UsageError("resume and overwrite contradict each other")
     if path.exists() and not path.is_dir():
         raise UsageError(f"{path} is not a folder", param="adapter_path")
     if resume:
@@ -91,7 +105,8 @@ def storing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StorageError(f"{path} cannot be saved: {error.strerror or error}", hint=FULL) from error
+        hint = FULL if error.errno in NO_ROOM else "--adapter-path names another folder"
+        raise StorageError(f"{path} cannot be saved: {error.strerror or error}", hint=hint) from error
 
 
 @contextlib.contextmanager
@@ -101,22 +116,23 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         with storing(path):
             yield beside
-            _flush(beside)
+            make_durable(beside)
             os.replace(beside, path)
-            _flush(path.parent)
+            make_durable(path.parent)
     except BaseException:
         with contextlib.suppress(OSError):
             beside.unlink()
         raise
 
 
+def _locked(descriptor: int) -> bool:
+    for _ in range(TRIES):
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        time.sleep(PAUSE)
+    return False
+
+
 def _beside(path: Path) -> Path:
     return path.with_name(BEGUN + path.name)
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -20,6 +20,7 @@ from typing import Any
 from mlxone.backend.arrays import mx
 from mlxone.core.errors import StorageError, UsageError
 from mlxone.formats.config import Config, read_json
+from mlxone.formats.durable import make_durable
 from mlxone.formats.shards import INDEX
 from mlxone.hub.find import find
 from mlxone.hub.own_files import own_files
@@ -101,9 +102,9 @@ def _made_aside(target: Path, size: int) -> Iterator[Path]:
         staging.chmod(0o755)  # mkdtemp's 0700 would stay with the model
         yield staging
         for path in (*staging.rglob("*"), staging):
-            _sync(path)
+            make_durable(path)
         os.rename(staging, target)
-        _sync(target.parent)
+        make_durable(target.parent)
     except OSError as error:
         raise StorageError(f"{target}: cannot be written: {error.strerror or error}") from error
     finally:
@@ -141,12 +142,3 @@ def _write_plain_config(base: Path, folder: Path) -> None:
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _sync(path: Path) -> None:
-    """Makes a file, or the names in a folder, survive a power cut."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -7,10 +7,11 @@ and the clock stand at the same step.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 from mlxone.backend.arrays import mx, on_cpu
 from mlxone.core.errors import TrainingFailed
@@ -27,14 +28,16 @@ from mlxone.training.events import (
     Validated,
     Watcher,
 )
-from mlxone.training.folder import METRICS, PEFT, REFERENCES, STATE, RunFolder
+from mlxone.training.folder import METRICS, PEFT, REFERENCES, RUN, STATE, RunFolder
 from mlxone.training.material import Lot, Reference, Samples, Steps, in_batches, lot
 from mlxone.training.metrics import Metrics
 from mlxone.training.optimizer import Params
 from mlxone.training.pace import Pace, Taken
 from mlxone.training.references import Before, Parts, references
 from mlxone.training.setup import Setup
+from mlxone.training.standing import Standing
 from mlxone.training.steps import Learner, Submitted
+from mlxone.training.stored import as_in_base
 
 CACHE = 2 << 30  # bytes of freed memory that MLX may keep for the next step
 
@@ -56,24 +59,31 @@ class Loop:
         self.train_loss: float | None = None
         self.valid_loss: float | None = None
         self.test_loss: float | None = None
+        self._saved: int | None = None  # the step of the adapter in the folder, if it is this run's
+        self._standing = Standing(folder / RUN, setup.steps)
         self._due = "validate"  # the first of what belongs between two steps and is not done yet
 
     def run(self, checkpoint: Checkpoint | None) -> StopReason:
-        self._prepare(checkpoint)
-        self._metrics = Metrics(self.folder / METRICS, step=None if checkpoint is None else self.step)
+        self._standing.running(0 if checkpoint is None else checkpoint.step)
         try:
-            return self._run()
-        finally:
-            self._metrics.close()
+            self._prepare(checkpoint)
+            going_on = None if checkpoint is None else self.step
+            with contextlib.closing(
+                Metrics(self.folder / METRICS, step=going_on, validated=self._due != "validate")
+            ) as self._metrics:
+                return self._run()
+        except BaseException as error:
+            self._standing.broken(self.step, error)
+            raise
 
     def _prepare(self, checkpoint: Checkpoint | None) -> None:
         setup, recipe = self.setup, self.recipe
-        start = setup.start() if checkpoint is None else checkpoint.params
-        self._learner = Learner(setup.model.decoder, setup.trainable, setup.objective, recipe, start)
+        start, state = (setup.start(), None) if checkpoint is None else checkpoint.hand_over()
+        self._learner = Learner(setup.model.decoder, setup.trainable, setup.objective, recipe, start, state)
         self._pace = Pace(setup.steps)
         if checkpoint is not None:
             self.step = checkpoint.step
-            self._learner.optimizer.state = dict(checkpoint.optimizer)
+            self._saved = self.step or None
             self._pace.recall(checkpoint.history)
             self._due = str(checkpoint.history["due"])
             self.train_loss, self.valid_loss = checkpoint.history["losses"]
@@ -124,7 +134,8 @@ class Loop:
     def _read(self, submitted: Submitted) -> None:
         taken = self._learner.read(submitted)
         if not taken.sound:
-            self._fail(f"the loss of step {taken.step} is not a finite number")
+            what = "gradient" if math.isfinite(taken.total) else "loss"
+            self._fail(f"the {what} of step {taken.step} is not a finite number")
         self.step = taken.step
         self._pace.add(taken)
         if self.step % self.recipe.steps_per_report == 0 or self.step == self.setup.steps:
@@ -185,20 +196,34 @@ class Loop:
     # What is written ----------------------------------------------------------------------
 
     def _save(self) -> None:
+        if self.recipe.type == "full" and not self._weights_are_good():
+            self._fail(f"the loss after step {self.step} is not a finite number")
         self._metrics.flush()
-        self._write_adapter(self._learner.params)
+        self._write_adapter(self._learner.params, self.step)
         self._write_state()
+        self._standing.running(self.step)
         self._tell(Saved(self.step, self.folder.path))
 
-    def _write_adapter(self, params: Params) -> None:
-        file = adapter_file(self.setup, self.step)
+    def _weights_are_good(self) -> bool:
+        """All weights are not held twice, so there is no going back behind what is saved: what replaces
+        weights that are good is tried first, on what it has just learned."""
+        if not self.step:
+            return True
+        mean = self._learner.measure(self._steps.lots(self.step - 1)[:1])
+        return mean is not None and math.isfinite(mean.loss)
+
+    def _write_adapter(self, params: Params, step: int) -> None:
+        if self.recipe.type == "full":
+            params = as_in_base(params, self.setup.model.path)
+        file = adapter_file(self.setup, step)
         write_adapter(self.folder.path, params, file)
+        self._saved = step
         if self._export == "peft":
             write_peft(self.folder / PEFT, params, file, str(self.setup.model.path))
 
     def _write_state(self) -> None:
         losses = (self.train_loss, self.valid_loss)
-        history = {"steps": self.setup.steps, "due": self._due, "losses": losses}
+        history = {"steps": self.setup.steps, "due": self._due, "losses": losses, "export": self._export}
         Checkpoint(
             self.step,
             self._learner.params,
@@ -208,18 +233,24 @@ class Loop:
             history | self._pace.history(),
         ).write(self.folder / STATE)
 
-    def _stopped(self, reason: StopReason) -> StopReason:
+    def _stopped(self, reason: Literal["done", "asked"]) -> StopReason:
         if reason == "asked" or self._export:
             self._save()
+        self._standing.over(self.step, reason)
         self._tell(Stopped(self.step, reason, self.folder.path))
         return reason
 
     def _fail(self, what: str) -> NoReturn:
-        """Keeps the newest parameters that are known to give a finite loss."""
-        kept = "no step before it"
-        if self.step:
-            self._write_adapter(self._learner.good)
-            kept = f"the last good adapter is in {self.folder.path}"
+        """Keeps the newest parameters that are known to give a finite loss: those that the last sound step
+        began with. Where they are not held, what was saved stays."""
+        good = self._learner.good
+        if good is not None:
+            self._write_adapter(good, self.step - 1)
+        elif self.recipe.type == "full" and self.step and self._weights_are_good():
+            self._write_adapter(self._learner.params, self.step)
+        kept = "nothing was saved before it" if self.step else "no step before it"
+        if self._saved is not None:
+            kept = f"the last good adapter is in {self.folder.path}, after step {self._saved}"
         self._tell(Stopped(self.step, "nan", self.folder.path))
         raise TrainingFailed(f"{what}; {kept}", hint="lower --lr, or set --grad-clip 1")
 

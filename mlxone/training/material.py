@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mlxone.core.errors import DataError
+from mlxone.core.errors import DataError, UsageError
 from mlxone.service.model import Model
 from mlxone.training.data.encode import Encoded, encode, length, watched
 from mlxone.training.data.order import Order
@@ -28,6 +28,7 @@ class Material:
     train: Encoded
     valid: Encoded
     test: Encoded
+    notes: tuple[str, ...] = ()  # beside the data's own
 
     @property
     def prepared(self) -> Prepared:
@@ -41,7 +42,7 @@ class Material:
             sum(self.train.lengths),
             sum(part.truncated for part in parts.values()),
             dict(skipped),
-            tuple(self.data.notes),
+            (*self.data.notes, *self.notes),
         )
 
 
@@ -54,20 +55,9 @@ def gather(
     skip_bad: bool = False,
     tell: Watcher = lambda event: None,
 ) -> Material:
-    need = ("train", "test") if recipe.test else ("train",)
-    data = (
-        source
-        if isinstance(source, Data)
-        else read(
-            source,
-            valid_share=recipe.val_size,
-            seed=recipe.seed,
-            features=features,
-            skip_bad=skip_bad,
-            need=need,
-        )
-    )
+    data = _data(source, recipe, features, skip_bad)
     check_method(data, recipe)
+    limit = min(recipe.max_seq_length, model.context_length or recipe.max_seq_length)
 
     def encoded(name: str, rows: Sequence[Row]) -> Encoded:
         return encode(
@@ -75,13 +65,36 @@ def gather(
             model,
             data.format,
             scope=recipe.sft_scope,
-            max_length=min(recipe.max_seq_length, model.context_length or recipe.max_seq_length),
+            max_length=limit,
             skip_bad=skip_bad,
         )
 
-    test = data.test if recipe.test else []
-    train, valid = encoded("train", data.train), encoded("valid", data.valid)
-    return Material(data, train, valid, encoded("test", test))
+    parts = {"train": data.train, "valid": data.valid, "test": data.test if recipe.test else []}
+    train, valid, test = (encoded(name, rows) for name, rows in parts.items())
+    notes: tuple[str, ...] = ()
+    if limit < recipe.max_seq_length and train.truncated + valid.truncated + test.truncated:
+        notes = (f"the model itself reads no more than {limit:,} tokens: samples are cut there",)
+    return Material(data, train, valid, test, notes)
+
+
+def _data(source: Source | Data, recipe: Recipe, features: Mapping[str, str] | None, skip_bad: bool) -> Data:
+    need = ("train", "test") if recipe.test else ("train",)
+    if not isinstance(source, Data):
+        return read(
+            source,
+            valid_share=recipe.val_size,
+            seed=recipe.seed,
+            features=features,
+            skip_bad=skip_bad,
+            need=need,
+        )
+    for name, given in (("val_size", recipe.val_size is not None), ("features", bool(features))):
+        if given:
+            raise UsageError(f"data that was read before has no use for {name}", param=name)
+    for split in need:
+        if not getattr(source, split):
+            raise DataError(f"{source.name or 'the data'} has no {split} set")
+    return source
 
 
 def check_method(data: Data, recipe: Recipe) -> None:

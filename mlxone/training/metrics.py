@@ -16,10 +16,11 @@ from mlxone.training.folder import replacing, storing
 
 
 class Metrics:
-    def __init__(self, path: Path, *, step: int | None = None) -> None:
-        """`step`: what comes after it is cut off; None begins anew."""
+    def __init__(self, path: Path, *, step: int | None = None, validated: bool = True) -> None:
+        """`step`: what comes after it is cut off; None begins anew. Without `validated` the validation that
+        belongs behind that step is still to come, and cut off if it was measured already."""
         self.path = path
-        kept = [] if step is None else _lines_to(path, step)
+        kept = [] if step is None else _lines_to(path, step, validated)
         with replacing(path) as place:
             place.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
         with storing(path):
@@ -57,18 +58,25 @@ class Metrics:
             self._file.flush()  # a line is there whole for whoever follows
 
 
-def _lines_to(path: Path, step: int) -> list[str]:
+def _lines_to(path: Path, step: int, validated: bool) -> list[str]:
     """Without a last line that a kill cut off, or what is none of ours."""
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return []
-    return [line for line in text.splitlines() if 0 <= _step_of(line) <= step]
+    kept = []
+    for line in text.splitlines():
+        at, is_validation = _place_of(line)
+        if 0 <= at < step or (at == step and (validated or not is_validation)):
+            kept.append(line)
+    return kept
 
 
-def _step_of(line: str) -> int:
+def _place_of(line: str) -> tuple[int, bool]:
+    """The step, and whether it is of a validation; -1 is no step."""
     try:
-        step = json.loads(line)["step"]
+        row = json.loads(line)
+        step, is_validation = row["step"], row.get("valid_loss") is not None
     except (ValueError, KeyError, TypeError):
-        return -1
-    return step if isinstance(step, int) else -1
+        return -1, False
+    return (step if isinstance(step, int) else -1), is_validation

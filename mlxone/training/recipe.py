@@ -79,17 +79,9 @@ class Recipe:
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> Recipe:
         """Checked by name, kind and range; None is as good as not given."""
-        unknown = sorted(set(options) - set(_BY_NAME))
-        if unknown:
-            raise UsageError(f"training has no option {unknown[0]}", param=unknown[0])
-        given = {name: value for name, value in options.items() if value is not None}
-        values = {name: _checked(_BY_NAME[name], value) for name, value in given.items()}
-        if values.get("mask_prompt"):
-            if values.get("sft_scope", "response") != "response":
-                raise UsageError("mask_prompt and sft_scope full contradict each other", param="mask_prompt")
-            values["sft_scope"] = "response"
+        values = _values(options)
         recipe = cls(**values)
-        recipe._check_together(set(given))
+        recipe._check_together({name for name in values if options.get(name) is not None})
         return recipe
 
     def _check_together(self, given: set[str]) -> None:
@@ -111,6 +103,8 @@ class Recipe:
             _none_of(given, ("lr_end", "decay_steps"), "the constant schedule has no use for")
         if not self.warmup:
             _none_of(given, ("warmup_start",), "without warmup there is no use for")
+        if not self.sample_every:
+            _none_of(given, ("sample_prompt",), "without sample_every there is no use for")
         for name in ("layers", "val_batches", "test_batches"):
             if getattr(self, name) == 0:
                 raise UsageError(f"{name} must be at least 1, or -1 for all, not 0", param=name)
@@ -165,7 +159,7 @@ class Recipe:
         if self.iters is not None:
             return self.iters
         epochs = EPOCHS[self.method] if self.epochs is None else self.epochs
-        return max(1, math.ceil(epochs * per_epoch))
+        return max(1, math.ceil(round(epochs * per_epoch, 6)))  # 0.07 * 100 is a hair more than 7
 
     def pace(self, steps: int) -> Schedule:
         """The learning rate of each of so many steps."""
@@ -191,10 +185,8 @@ class Recipe:
 
     def going_on(self, options: Mapping[str, Any]) -> Recipe:
         """The same with what was now asked for; what training depends on may not be otherwise."""
-        given = {name: value for name, value in options.items() if value is not None}
-        if given.get("mask_prompt"):
-            given["sft_scope"] = "response"
-        asked = Recipe.of(given)  # names, kinds and ranges
+        given = _values(options)
+        asked = Recipe(**given)  # what goes together is a question to the whole, below
         for name in given:
             mine, now = self._meant(name), asked._meant(name)
             if name not in FREE and mine != now:
@@ -215,6 +207,20 @@ class Recipe:
 
 _BY_NAME: Mapping[str, Setting] = {s.name: s for s in RECIPE_SETTINGS}
 NAMES: tuple[str, ...] = tuple(f.name for f in fields(Recipe))
+
+
+def _values(options: Mapping[str, Any]) -> dict[str, Any]:
+    """What was given, each checked by itself."""
+    unknown = sorted(set(options) - set(_BY_NAME))
+    if unknown:
+        raise UsageError(f"training has no option {unknown[0]}", param=unknown[0])
+    given = {name: value for name, value in options.items() if value is not None}
+    values = {name: _checked(_BY_NAME[name], value) for name, value in given.items()}
+    if values.get("mask_prompt"):
+        if values.get("sft_scope", "response") != "response":
+            raise UsageError("mask_prompt and sft_scope full contradict each other", param="mask_prompt")
+        values["sft_scope"] = "response"
+    return values
 
 
 def _checked(setting: Setting, value: Any) -> Any:

@@ -6,6 +6,7 @@ it would have computed. Prints nothing: whoever watches gets events.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,25 +75,40 @@ def train(
         raise UsageError(f"export must be one of {', '.join(EXPORTS)}, not {export}", param="export")
     if not dry_run or resume:
         check_free(path, resume=resume, overwrite=overwrite)
+        _check_apart(path, options.get("start_from"))
 
     def tell(event: Event) -> None:
         for watcher in watchers:
             watcher(event)
 
-    checkpoint = Checkpoint.read(path / STATE) if resume else None
-    recipe = recipe_of(options, checkpoint)
-    if export is not None and recipe.type == "full":
-        raise UsageError(f"type full makes no adapter for {export}", hint="leave export out", param="export")
-    with _memory_in_words():
+    with contextlib.ExitStack() as open_, _memory_in_words():
+        # What is gone on with is held first: nobody may go on with it between our reading and our writing.
+        folder = open_.enter_context(RunFolder(path, resume=True)) if resume and not dry_run else None
+        checkpoint = Checkpoint.read(path / STATE) if resume else None
+        recipe = recipe_of(options, checkpoint)
+        if checkpoint is not None and export is None:
+            export = checkpoint.history.get("export")
+        if export is not None and recipe.type == "full":
+            raise UsageError(f"type full makes no adapter for {export}", hint="leave it out", param="export")
         setup = prepare(model, data, recipe, tell, features=features, skip_bad=skip_bad)
         _check_same_run(setup, checkpoint)
         report = check_memory_for(setup, refuse=not dry_run)
         if dry_run:
             return TrainingResult(0, None, None, None, path, "dry-run", report)
-        with RunFolder(path, resume=resume, overwrite=overwrite) as folder:
-            loop = Loop(setup, folder, tell, should_stop or (lambda: False), export)
-            reason = loop.run(checkpoint)
+        folder = folder or open_.enter_context(RunFolder(path, overwrite=overwrite))
+        loop = Loop(setup, folder, tell, should_stop or (lambda: False), export)
+        reason = loop.run(checkpoint)
     return TrainingResult(loop.step, loop.train_loss, loop.valid_loss, loop.test_loss, path, reason, report)
+
+
+def _check_apart(path: Path, start_from: object) -> None:
+    """The result would take the start's place, and the run could not be gone on with."""
+    if isinstance(start_from, str) and Path(start_from).resolve() == path.resolve():
+        raise UsageError(
+            f"{path} cannot be both where training starts from and where its result goes",
+            hint="--adapter-path names another folder; --resume goes on with a run",
+            param="adapter_path",
+        )
 
 
 def _check_same_run(setup: Setup, checkpoint: Checkpoint | None) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mlxone.backend.arrays import lock, mx, on_stream
-from mlxone.core.errors import AdapterMismatch, UsageError
+from mlxone.core.errors import AdapterMismatch, AdapterNotFound, UsageError
 from mlxone.core.facts import ModelFacts
 from mlxone.formats.config import Config
 from mlxone.hub.facts import read_facts
@@ -28,7 +28,9 @@ from mlxone.training.sampling import Sampler
 from mlxone.training.trainable import Trainable
 
 WEIGHTS = ("*.safetensors", "*.gguf", "config.json")
-ENDS = 1 << 20  # bytes at either end of a file that are read to know it
+# What is read of a file to know it: its first bytes, and blocks spread evenly over all of it. Models that
+# were tuned from one another may begin and end alike.
+BEGINNING, BLOCKS, BLOCK = 1 << 20, 256, 1 << 14
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,16 +65,19 @@ def prepare(
     skip_bad: bool = False,
 ) -> Setup:
     model = model if isinstance(model, Model) else load(model)
+    trainable = trainable_of(model, recipe)
+    if recipe.type == "full":
+        _check_plain(model, trainable)
     material = gather(model, source, recipe, features=features, skip_bad=skip_bad, tell=tell)
     tell(material.prepared)
     fingerprints = {"model": model_fingerprint(model), "data": material.train.fingerprint}
     if recipe.start_from is not None:
-        fingerprints["start_from"] = files_fingerprint(Path(recipe.start_from))
+        fingerprints["start_from"] = _start_fingerprint(Path(recipe.start_from))
     return Setup(
         model=model,
         recipe=recipe,
         material=material,
-        trainable=trainable_of(model, recipe),
+        trainable=trainable,
         objective=objective_of(recipe),
         steps=recipe.steps(Steps(material.train.samples, recipe).per_epoch),
         fingerprints=fingerprints,
@@ -101,7 +106,7 @@ def recipe_of(options: Mapping[str, Any], checkpoint: Checkpoint | None) -> Reci
 
 
 def trainable_of(model: Model, recipe: Recipe) -> Trainable:
-    bits = {path: facts.bits for path, facts in linears_of(model.decoder).items()}
+    bits = _bits(model)
     with lock, on_stream():
         return Trainable(
             model.decoder,
@@ -115,6 +120,22 @@ def trainable_of(model: Model, recipe: Recipe) -> Trainable:
         )
 
 
+def _check_plain(model: Model, trainable: Trainable) -> None:
+    """Whole weights that were trained have no place in a base that keeps them packed."""
+    packed = sorted({bits for path, bits in _bits(model).items() if bits and path in trainable.paths})
+    if packed:
+        raise UsageError(
+            f"{model.name} is packed ({', '.join(map(str, packed))} bits a weight): there is no place in it "
+            "for whole weights, which type full trains",
+            hint="--type lora or dora, or a model that is not packed",
+            param="type",
+        )
+
+
+def _bits(model: Model) -> dict[str, int | None]:
+    return {path: facts.bits for path, facts in linears_of(model.decoder).items()}
+
+
 def objective_of(recipe: Recipe) -> Objective:
     if recipe.method == "dpo":
         return Dpo(recipe.dpo_beta)
@@ -125,8 +146,16 @@ def model_fingerprint(model: Model) -> str:
     return files_fingerprint(model.path)
 
 
+def _start_fingerprint(folder: Path) -> str:
+    if not folder.is_dir():  # a run that goes on does not read it
+        raise AdapterNotFound(
+            f"{folder} is not there", hint="the run started from this adapter, and goes on only with it"
+        )
+    return files_fingerprint(folder)
+
+
 def files_fingerprint(path: Path) -> str:
-    """Of a folder's weights and configs, or of one file: names, sizes, and how each begins and ends."""
+    """Of a folder's weights and configs, or of one file: names, sizes, and samples of what is in them."""
     files = sorted({file for pattern in WEIGHTS for file in path.glob(pattern)}) if path.is_dir() else [path]
     if path.is_dir():
         files += sorted(path.glob("adapter_config.json"))
@@ -135,9 +164,10 @@ def files_fingerprint(path: Path) -> str:
         with file.open("rb") as opened:
             size = file.stat().st_size
             digest.update(f"{file.name} {size}\n".encode())
-            digest.update(opened.read(ENDS))
-            opened.seek(max(0, size - ENDS))
-            digest.update(opened.read(ENDS))
+            digest.update(opened.read(BEGINNING))
+            for block in range(1, BLOCKS + 1):  # the last one ends with the file
+                opened.seek(max(0, size * block // BLOCKS - BLOCK))
+                digest.update(opened.read(BLOCK))
     return digest.hexdigest()
 
 

@@ -48,8 +48,15 @@ class Learner:
     """The parameters on their way, and all that moves them."""
 
     def __init__(
-        self, decoder: Decoder, trainable: Trainable, objective: Objective, recipe: Recipe, params: Params
+        self,
+        decoder: Decoder,
+        trainable: Trainable,
+        objective: Objective,
+        recipe: Recipe,
+        params: Params,
+        state: Params | None = None,
     ) -> None:
+        """`state`: the optimizer's, of a run that goes on."""
         self.decoder, self.trainable, self.objective = decoder, trainable, objective
         self._recipe = recipe
         self._proven: Params | None = None
@@ -58,6 +65,7 @@ class Learner:
             # same numbers laid out otherwise they are others. Going on would not be exact.
             self.params = {name: mx.contiguous(array) for name, array in params.items()}
             self.optimizer = Optimizer(recipe, self.params)
+            self.optimizer.state = self.optimizer.state if state is None else state
             mx.eval(self.params, self.optimizer.state)
 
     def submit(self, step: int, lots: Sequence[Lot], lr: float) -> Submitted:
@@ -90,10 +98,10 @@ class Learner:
         return taken
 
     @property
-    def good(self) -> Params:
-        """The newest parameters that gave a finite loss. All weights would be too much to hold twice: there
-        it is those that the optimizer stopped at."""
-        return self.params if self._proven is None else self._proven
+    def good(self) -> Params | None:
+        """The newest parameters that gave a finite loss, one step before those of the last sound step. None
+        where none are known, or held: all weights would be too much to hold twice."""
+        return self._proven
 
     def changed(self) -> Decoder:
         """The model with the parameters as they are."""

@@ -50,6 +50,7 @@ def test_the_order_stays(folders: Path):
     [
         (["missing"], AdapterNotFound, "--adapter missing is no folder"),
         (["a=missing"], AdapterNotFound, "--adapter missing is no folder"),
+        (["a=" + 300 * "x"], AdapterNotFound, "is no folder"),
         (["bad name"], UsageError, "cannot be called 'bad name'"),
         (["x=y"], UsageError, "cannot be called 'x=y'"),
         (["none=upper"], UsageError, "cannot be called 'none'"),

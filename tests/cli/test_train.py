@@ -122,6 +122,7 @@ def test_a_configuration_of_mlx_lm_says_what_it_leaves_to_defaults(go, model, da
     ("args", "words"),
     [
         ((), "no data is named"),
+        (("--data", ""), "no data is named"),
         (("--data", "x", "--inspect", "y"), "data is named twice"),
         (("--data", "x", "--dry-run", "--plot", "p.svg"), "--plot does not go with --dry-run"),
         (("--inspect", "x", "--resume"), "--resume does not go with --inspect"),
@@ -132,6 +133,7 @@ def test_a_configuration_of_mlx_lm_says_what_it_leaves_to_defaults(go, model, da
         (("--data", "x", "--rank", "0"), "--rank must be"),
         (("--data", "x", "--method", "ppo"), "one of sft, dpo, orpo"),
         (("--data", "x", "--iters", "1", "--epochs", "1"), "iters and epochs contradict"),
+        (("--data", "x", "--resume", "--overwrite"), "--resume and --overwrite contradict"),
         (("--data", "none.jsonl"), "none.jsonl"),
         (("--data", "x", "-c", "none.toml"), "--config none.toml"),
     ],
@@ -164,6 +166,16 @@ def test_inspecting(go, model, data):
     assert [split["rows"] for split in found["splits"]] == [11, 1]
     cut = go("train", model, "--inspect", data, "--max-seq-length", "8")
     assert "longer than the limit" in cut.out or "left out" in cut.out
+
+
+def test_inspecting_refuses_what_a_run_would(go, model, data, tmp_path):
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}\n' * 3)
+    assert "preference data" in go("train", model, "--inspect", str(pairs)).out
+    masked = go("train", model, "--inspect", str(pairs), "--mask-prompt")
+    assert (masked.code, masked.out) == (2, "") and "no use for: mask_prompt" in masked.err
+    other = go("train", model, "--inspect", data, "--method", "dpo")
+    assert (other.code, other.out) == (15, "") and "dpo needs preferences" in other.err
 
 
 def test_a_dry_run(go, model, data, tmp_path, monkeypatch):
@@ -222,6 +234,8 @@ def test_what_is_not_in_the_recipe_is_said_again():
     assert resuming(plan, Path("a")) == (
         "mlxone train m --data 'my data.jsonl' --adapter-path a --resume --prompt-feature q --skip-bad"
     )
+    shown = Plan("m", "d", {}, {"export": "peft", "plot": "l.svg", "rank": 4})
+    assert resuming(shown, Path("a")).endswith("--resume --export peft --plot l.svg")
 
 
 def test_a_run_that_breaks_down_is_drawn_as_far_as_it_went(go, model, data, tmp_path, monkeypatch):
@@ -247,7 +261,7 @@ def test_samples_and_tests_are_shown_clean():
     assert said == [
         "step 5, asked: why?\n  because␛[2J\n  of that", "test loss 0.5000, accuracy 0.75", "a note",
         "data: text; samples: 3 train; 99 tokens to train on",
-        "2 samples are longer than --max-seq-length and were cut", "1 rows left out: not JSON",
+        "2 samples are longer than --max-seq-length and were cut", "1 row left out: not JSON",
     ]  # fmt: skip
 
 
@@ -311,6 +325,24 @@ def test_fused_and_mounted_are_equally_good(go, model, data, trained, tmp_path):
     mounted = json.loads(go("eval", model, "--data", data, "--adapter", str(trained), "--json").out)
     fused = json.loads(go("eval", str(tmp_path / "fused"), "--data", data, "--json").out)
     assert fused["loss"] == pytest.approx(mounted["loss"], rel=1e-4)
+
+
+def test_what_measuring_has_no_use_for_is_refused(go, model, data, tmp_path):
+    pairs, text = tmp_path / "pairs.jsonl", tmp_path / "text.txt"
+    pairs.write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}\n' * 3)
+    text.write_text("word after word")
+    for verb, *args in (
+        ("eval", "--data", str(pairs), "--mask-prompt"),
+        ("eval", "--data", str(pairs), "--sft-scope", "full"),
+        ("eval", "--data", data, "--max-seq-length", "1"),
+        ("perplexity", "--data", str(text), "--max-seq-length", "1"),
+        ("perplexity", "--data", str(text), "--prompt-feature", "q"),
+        ("perplexity", "--data", str(text), "--skip-bad"),
+    ):
+        result = go(verb, model, *args)
+        assert (result.code, result.out) == (2, "") and result.err.count("\n") == 1, args
+        assert next(arg for arg in reversed(args) if arg.startswith("--")) in result.err
+    assert "accuracy" in go("eval", model, "--data", str(pairs)).out
 
 
 @pytest.mark.parametrize("verb", ["eval", "perplexity"])

@@ -128,6 +128,7 @@ def test_each_flag_of_theirs_is_a_flag_or_refused():
         ("leaning_rate: 1e-4", "leaning_rate.*did you mean learning_rate"),
         ("wholly_else: 1", "wholly_else.*nothing that `train` knows"),
         ("train: false", "train is False.*eval"),
+        ("train: {iters: 5}", "train is true or false, and no table"),
         ("lora_parameters: {alpha: 16}", "lora_parameters.alpha.*scale"),
         ("lora_parameters: {rnk: 16}", "lora_parameters.rnk is not known"),
         ("lora_parameters: 8", "lora_parameters is a table"),

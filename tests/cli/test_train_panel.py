@@ -93,6 +93,9 @@ def test_the_curves_colours_are_those_of_the_words():
 
 def test_lines_for_a_log():
     assert report(run()) == "step 120/600: loss 0.0250, lr 1.00e-04, 2,310 tok/s, memory 1.2 GB, 4 min left"
+    first = Progress()
+    first.row({"step": 0, "valid_loss": 3.0})
+    assert validated(first) == "step 0: valid loss 3.0000"
     progress = run(done=100)
     assert validated(progress) == "step 100/600: valid loss 0.0400 (the best so far)"
     progress.row({"step": 101, "valid_loss": 1.0})

@@ -9,14 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from mlxone.cli.train_rows import ENTRY, Row, Tail, is_held, rows_to, saved
+from mlxone.cli import train_watch
+from mlxone.cli.train_rows import ENTRY, Row, Tail, is_held, rows_to, saved, standing
 from mlxone.cli.train_view import Lines, Silent
 from mlxone.cli.train_watch import Run, follow
-from mlxone.core.errors import UsageError
+from mlxone.core.errors import TrainingFailed, UsageError
 from mlxone.training import checkpoints
 from mlxone.training.events import Validated
-from mlxone.training.folder import METRICS, STATE, RunFolder
+from mlxone.training.folder import METRICS, RUN, STATE, RunFolder
 from mlxone.training.metrics import Metrics
+from mlxone.training.standing import Standing
 from mlxone.training.tensor_file import write_file
 from tests.cli.test_train_progress import stepped
 
@@ -168,6 +170,62 @@ def test_a_run_that_is_over(tmp_path):
     assert run.over and (run.progress.state, run.progress.step, run.progress.saved) == ("asked", 6, 6)
 
 
+def ended(folder: Path, status: str) -> None:
+    """As a run leaves it at step 6 of 10."""
+    own = Standing(folder / RUN, 10)
+    own.running(4)
+    if status in ("done", "asked"):
+        own.over(6, status)  # type: ignore[arg-type]
+    elif status == "failed":
+        own.broken(6, TrainingFailed("the loss of step 7 is\nno number"))
+
+
+@pytest.mark.parametrize(
+    ("status", "end"),
+    [
+        ("done", "done after step 6"),
+        ("asked", "stopped after step 6"),
+        ("failed", "failed after step 6: the loss of step 7 is no number"),
+        ("killed", "killed after step 5: --resume goes on after step 4"),
+    ],
+)
+def test_why_it_is_over_is_what_the_run_says(tmp_path, status, end):
+    metrics(tmp_path, 1, 5).close()
+    ended(tmp_path, status)
+    said: list[str] = []
+    run = Run(tmp_path)
+    follow(run, Lines(said.append), sleep=Script())
+    assert said[-1] == f"the run is over: {end}"
+    assert run.progress.steps == 10
+
+
+def test_a_run_that_says_that_it_runs_is_not_over_while_it_is_held(tmp_path):
+    with RunFolder(tmp_path):
+        ended(tmp_path, "killed")
+        run = Run(tmp_path)
+        assert run.look() == [] and run.begun and not run.over
+    run.look()
+    assert run.over and run.progress.state == "killed"
+
+
+def test_one_that_begins_during_the_look_is_not_taken_for_killed(tmp_path, monkeypatch):
+    ended(tmp_path, "killed")
+    looks = iter([False, True])
+    monkeypatch.setattr(train_watch, "is_held", lambda folder: next(looks))
+    run = Run(tmp_path)
+    run.look()
+    assert run.begun and not run.over
+
+
+@pytest.mark.parametrize(
+    "damage", ["", "[]", "null", '{"status": "done"}', '{"status": "done", "step": "x"}']
+)
+def test_a_standing_that_cannot_be_read_says_nothing(tmp_path, damage):
+    assert standing(tmp_path) is None
+    (tmp_path / RUN).write_text(damage)
+    assert standing(tmp_path) is None
+
+
 def test_how_long_it_will_take_is_told_by_what_was_seen(tmp_path):
     now = 0.0
     with RunFolder(tmp_path):
@@ -195,6 +253,24 @@ def test_once(mlxone, tmp_path):
     assert result.out.startswith("step 6/10: loss 0.5000, lr 1.00e-04, 99 tok/s")
     found = mlxone("train-watch", str(tmp_path), "--once", "--json")
     assert [json.loads(line)["step"] for line in found.out.splitlines()] == [1, 2, 3, 4, 5, 6]
+
+
+def test_once_says_why_it_is_over(mlxone, tmp_path):
+    metrics(tmp_path, 1, 5).close()
+    ended(tmp_path, "failed")
+    found = mlxone("train-watch", str(tmp_path), "--once").out.splitlines()
+    assert found[0].startswith("step 6/10: loss 0.6000")
+    assert found[1] == "the run is over: failed after step 6: the loss of step 7 is no number"
+    (tmp_path / METRICS).unlink()  # before the first report, there is nothing else to tell
+    assert mlxone("train-watch", str(tmp_path), "--once").out.splitlines() == found[1:]
+
+
+@pytest.mark.parametrize("args", [(), ("--json",)])
+def test_who_waits_is_told_for_what(mlxone, tmp_path, monkeypatch, args):
+    monkeypatch.setattr(train_watch, "follow", lambda *args: None)
+    assert mlxone("train-watch", str(tmp_path / "x"), *args).err == f"waiting for a run in {tmp_path / 'x'}\n"
+    ended(tmp_path, "done")
+    assert mlxone("train-watch", str(tmp_path), *args).err == ""
 
 
 def test_following_prints_to_stdout_what_a_script_wants(mlxone, tmp_path):

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlxone.core.errors import AdapterMismatch, DamagedModel, MlxoneError
-from mlxone.formats.adapters import AdapterConfig, read_config, tensor_role
+from mlxone.formats.adapters import AdapterConfig, _end_of_path, read_config, tensor_role
 from tests.models.checkpoints import refused
 
 SOURCE = "here/adapter_config.json"
@@ -150,6 +150,25 @@ def test_ways_to_begin_that_left_the_base_alone(value: Any):
 
 
 PATH = "model.layers.0.self_attn.q_proj"
+
+
+def test_a_pattern_that_is_one_only_by_itself():
+    """It has to be a regular expression where PEFT puts it: behind the beginning of a path."""
+    for pattern in ("(?i)Q_PROJ", "(", "a{2,1}"):
+        with refused(AdapterMismatch, SOURCE, "no regular expression"):
+            peft(rank_pattern={pattern: 2})
+
+
+def test_a_rank_for_each_of_many_linears_is_read_once():
+    paths = [
+        f"model.layers.{number}.mlp.up_proj" for number in range(400)
+    ]  # more patterns than `re` remembers
+    ranks = {path: 1 + number % 7 for number, path in enumerate(paths)}
+    config = peft(rank_pattern=ranks, alpha_pattern=dict.fromkeys(paths, 3.0))
+    before = _end_of_path.cache_info().misses
+    assert {path: config.rank_of(path) for path in paths} == ranks
+    assert [config.scale_of(path) for path in paths] == [3.0 / ranks[path] for path in paths]
+    assert _end_of_path.cache_info().misses == before  # none is compiled twice
 
 
 @pytest.mark.parametrize(

@@ -139,6 +139,17 @@ def test_offline_and_not_in_the_cache(repo: Repo, fake_hub: FakeHub, monkeypatch
     assert fake_hub.log == []
 
 
+def test_a_mistyped_path_is_said_where_the_hub_cannot_be_asked(monkeypatch: pytest.MonkeyPatch):
+    def down(*_: Any, **__: Any) -> None:
+        raise HubError("the Hub cannot be reached: no route", hint="check the network")
+
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setattr(datasets, "plan_of_dataset", down)
+    said = refusal(NAME)
+    assert said.startswith("org/words is no file or folder here, and the Hub cannot be reached: no route")
+    assert said.endswith("(check the path; check the network)")
+
+
 def test_an_unknown_name_is_neither_here_nor_there(fake_hub: FakeHub):
     said = refusal("org/nothing")
     assert said.startswith(

@@ -122,7 +122,7 @@ def test_a_full_disk_leaves_the_old_adapter(tmp_path: Path, decoder: Decoder, wr
 
 def test_a_place_that_is_none(tmp_path: Path, decoder: Decoder):
     (tmp_path / "file").write_text("")
-    with refused(StorageError, str(tmp_path / "file"), "cannot be written"):
+    with refused(StorageError, str(tmp_path / "file"), "cannot be written", "choose a folder"):
         write_adapter(tmp_path / "file" / "folder", random_params(decoder), facts())
 
 

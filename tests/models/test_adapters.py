@@ -88,6 +88,35 @@ def test_a_full_fine_tuning_of_biases_alone(tmp_path: Path):
         Adapter.read(mlx_lm(tmp_path / "b", {f"{UP}.bias": mx.zeros(128)}, "full")).changes(decoder)
 
 
+def test_a_tensor_by_two_names_is_not_chosen_from(tmp_path: Path, decoder: Decoder):
+    rows = leaves_of(decoder)[Q].out_dims
+    arrays = {
+        f"base_model.model.{Q}.lora_A.weight": mx.zeros((4, 64)),
+        f"base_model.model.{Q}.lora_B.weight": mx.zeros((rows, 4)),
+        f"base_model.model.{Q}.lora_magnitude_vector": mx.ones(rows),
+        f"base_model.model.{Q}.lora_magnitude_vector.weight": mx.zeros(rows),
+    }
+    with refused(AdapterMismatch, "lora_magnitude_vector", "second time"):
+        Adapter.read(peft(tmp_path, arrays, use_dora=True))
+
+
+def test_a_file_that_becomes_another_while_it_is_read(
+    tmp_path: Path, decoder: Decoder, monkeypatch: pytest.MonkeyPatch
+):
+    params = two(decoder)
+    folder = mlx_lm(tmp_path / "a", params)
+    mlx_lm(tmp_path / "b", {name: array for name, array in params.items() if Q in name})
+    load = mx.load
+
+    def replaced(file: str, **how: Any) -> Any:  # after its header was read
+        (tmp_path / "b" / "adapters.safetensors").replace(file)
+        return load(file, **how)
+
+    monkeypatch.setattr(mx, "load", replaced)
+    with refused(AdapterMismatch, "written anew"):
+        Adapter.read(folder)
+
+
 # PEFT: names, orientation and scales, against the changed weights in float64.
 
 

@@ -62,6 +62,13 @@ def x(rows: int = 5) -> mx.array:
     return mx.random.normal((1, rows, IN))
 
 
+@pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float16, mx.float32])
+def test_leaving_out_keeps_the_dtype_and_the_mean(dtype: mx.Dtype):
+    thin = low_rank(dropout=0.25, key=mx.random.key(1))
+    kept = thin._thinned(mx.ones((4_000, IN), dtype=dtype))
+    assert kept.dtype == dtype and abs(mx.mean(kept.astype(mx.float32)).item() - 1) < 0.02
+
+
 def close(ours: mx.array, theirs: np.ndarray[Any, Any]) -> bool:
     return bool(np.allclose(wide(ours), theirs, atol=2e-5, rtol=1e-5))
 

@@ -9,6 +9,7 @@ import mlxone
 from mlxone.backend import arrays
 from mlxone.backend.arrays import mx
 from tests.engine import tiny
+from tests.service.adapter_folders import write_adapter
 from tests.service.rig import Stage, write_folder
 
 
@@ -39,3 +40,11 @@ def own_limits(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
     return Stage(tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def shelf(tmp_path: Path, folder: Path) -> Path:
+    """A folder with the adapters a, b and c."""
+    for seed, id in enumerate("abc"):
+        write_adapter(tmp_path / "shelf" / id, folder, seed=seed + 1)
+    return tmp_path / "shelf"

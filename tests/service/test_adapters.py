@@ -15,6 +15,7 @@ from mlxone.backend.arrays import mx
 from mlxone.core.errors import AdapterMismatch, AdapterNotFound, MlxoneError, UsageError
 from mlxone.core.words import ChatRequest, Token
 from mlxone.kv.prefixes import PrefixStore
+from mlxone.service import admission, room
 from mlxone.service.adapters import VIEWS, AdapterManager, Selection
 from mlxone.service.answer import Answer
 from mlxone.service.memory import Memory, Shared
@@ -197,6 +198,24 @@ def test_other_kinds_of_adapters(loaded: mlxone.Model, folder: Path, tmp_path: P
     assert logits(loaded) == base
 
 
+def test_a_dora_is_worked_out_linear_by_linear_within_what_is_promised(tmp_path: Path):
+    folder = write_folder(tmp_path / "wide", {**tiny.PLAIN, "hidden_size": 256, "intermediate_size": 2_048})
+    model = mlxone.load(folder)
+    model.adapters.mount(
+        "d", write_adapter(tmp_path / "d", folder, kind="dora", modules=("up_proj", "gate_proj", "down_proj"))
+    )
+    mount, largest = model.adapters.mounts.get("d"), 256 * 2_048
+    assert mount.working_bytes == 16 * largest and model.adapters.memory_bytes > mount.working_bytes
+    model.decoder.materialize()
+    before = mx.get_active_memory()
+    mx.reset_peak_memory()
+    model.adapters.select("d")
+    assert 2 * largest < mx.get_peak_memory() - before < 8 * largest  # of six, of which each takes so much
+    model.adapters.unmount("d")
+    gc.collect()
+    assert model.adapters.memory_bytes == 0
+
+
 def test_a_mount_that_fails_changes_nothing(
     loaded: mlxone.Model, manager: AdapterManager, folder: Path, tmp_path: Path
 ):
@@ -240,6 +259,37 @@ def test_files_that_are_written_anew_do_not_change_what_is_mounted(
     assert logits(manager.select("a")) == expected
     shutil.rmtree(tmp_path / "a")
     assert logits(manager.select("a+b")) != expected == logits(manager.select("a"))
+
+
+@pytest.mark.parametrize("path", ["~nobody-at-all/a", "x" * 5_000])
+def test_a_path_that_cannot_be_one(loaded: mlxone.Model, path: str):
+    with pytest.raises(MlxoneError) as caught:
+        loaded.adapters.mount("x", path)
+    assert caught.value.status in (404, 507) and loaded.adapters.mounted == ()
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapters.safetensors"])
+def test_a_pipe_among_the_files_is_not_waited_for(
+    loaded: mlxone.Model, manager: Any, tmp_path: Path, name: str
+):
+    (tmp_path / "a" / name).unlink()
+    os.mkfifo(tmp_path / "a" / name)
+    with pytest.raises(AdapterMismatch):
+        manager.mount("x", tmp_path / "a")
+
+
+def test_adapters_and_model_together_must_fit_this_machine(
+    folder: Path, tmp_path: Path, loaded: mlxone.Model, monkeypatch: pytest.MonkeyPatch
+):
+    asked: list[int] = []
+    monkeypatch.setattr(admission, "check_possible", lambda model, beside=0: asked.append(beside))
+    place = write_adapter(tmp_path / "a", folder)
+    room.mount_all(loaded, {"a": place})
+    assert asked == []  # so little fits everywhere
+    monkeypatch.setattr(room, "LARGE", (folder / "model.safetensors").stat().st_size)
+    room.mount_all(loaded, {"b": place, "c": place})
+    assert asked == [2 * (place / "adapters.safetensors").stat().st_size]
+    assert [card.id for card in loaded.adapters.mounted] == ["a", "b", "c"]
 
 
 def test_a_model_that_comes_back_has_its_adapters(

@@ -105,6 +105,8 @@ def test_a_model_larger_than_all_memory_is_refused(model, monkeypatch, limits):
     on(monkeypatch, 6 * GB, memory=8 * GB)
     admission.check_possible(model)
     assert limits == [6 * GB]
+    with pytest.raises(OutOfMemory, match="with its adapters needs"):
+        admission.check_possible(model, beside=8 * GB)
 
 
 def test_a_limit_is_never_raised(limits):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,8 @@ from mlxone.core.errors import (
     UsageError,
 )
 from mlxone.core.words import Asked, Failed, Finished
+from mlxone.models.decoder import Decoder
 from mlxone.service.context import Context
-from mlxone.service.mounting import folder_under
 from mlxone.service.options import Options
 from tests.engine import tiny
 from tests.service.adapter_folders import write_adapter
@@ -29,14 +28,6 @@ from tests.service.clients import PROMPT, allow, asked, last, quiet, read, run, 
 from tests.service.rig import write_folder
 
 pytestmark = pytest.mark.usefixtures("own_limits")
-
-
-@pytest.fixture
-def shelf(tmp_path: Path, folder: Path) -> Path:
-    """A folder with the adapters a, b and c."""
-    for seed, id in enumerate("abc"):
-        write_adapter(tmp_path / "shelf" / id, folder, seed=seed + 1)
-    return tmp_path / "shelf"
 
 
 def choosing(adapter: str | None, model: str | None = None, **more: Any) -> Asked:
@@ -95,10 +86,24 @@ def test_one_adapter_of_the_operator_is_the_default_and_of_several_none(folder: 
         async with serving(folder, adapters={"up": shelf / "a"}) as context:
             assert await told(context) == await told(context, "up") == expected(folder, shelf / "a")
             assert await told(context, "none") == expected(folder)
-            assert (await context.adapters.listing())[0][1].path == "a"  # its folder's name and not its place
+            assert (await context.adapters.listing())[0][1].path == str(shelf / "a")
         async with serving(folder, adapters={id: str(shelf / id) for id in "ab"}) as context:
             assert await told(context) == expected(folder)
             assert await told(context, "b") == expected(folder, shelf / "b")
+
+    run(test)
+
+
+def test_the_operators_path_is_told_in_full(
+    folder: Path, shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "door").symlink_to("shelf")  # shown as it was given, and not where it leads
+
+    async def test() -> None:
+        async with serving(folder, adapters={"a": "shelf/a", "b": Path("door/b")}) as context:
+            paths = [card.path for _, card in await context.adapters.listing()]
+            assert paths == [str(tmp_path / "shelf" / "a"), str(tmp_path / "door" / "b")]
 
     run(test)
 
@@ -120,7 +125,7 @@ def test_what_the_operator_names_has_to_be_there(folder: Path, tmp_path: Path):
 @pytest.mark.parametrize(
     "options",
     [{"adapters": ["a"]}, {"adapters": {"a+b": "x"}}, {"adapters": {"a": 3}}, {"adapter_dir": 3},
-     {"adapter_dir": "/nowhere/at/all"}],
+     {"adapter_dir": "/nowhere/at/all"}, {"adapter_dir": "x" * 300}, {"adapter_dir": "~nobody-at-all"}],
 )  # fmt: skip
 def test_options(options: dict[str, Any]):
     with pytest.raises(UsageError):
@@ -165,6 +170,27 @@ def test_an_answer_goes_on_with_what_is_unmounted_and_its_bytes_count_until_it_e
     run(test)
 
 
+def test_what_a_failed_answer_alone_used_counts_no_longer(
+    folder: Path, shelf: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def broken(*given: Any) -> Any:
+        raise RuntimeError("broken")
+
+    async def test() -> None:
+        async with serving(folder, adapters={"a": shelf / "a"}) as context:
+            (loaded,) = context._shelf.loaded
+            answers = await context.answer(choosing("a", tokens=300))
+            await anext(answers)
+            await context.on_shelf(lambda shelf: loaded.model.adapters.unmount("a"))
+            await context.on_shelf(lambda shelf: monkeypatch.setattr(Decoder, "logits", broken))
+            assert isinstance([event async for _, event in answers][-1], Failed)
+            await quiet(context)
+            await context.on_shelf(lambda shelf: context._chores())
+            assert loaded.admission.mounted_bytes == 0
+
+    run(test)
+
+
 def test_who_waited_for_an_adapter_that_is_gone_is_told(folder: Path, shelf: Path):
     async def test() -> None:
         async with serving(folder, adapters={"a": shelf / "a"}) as context:
@@ -197,7 +223,7 @@ def test_an_adapter_belongs_to_one_model_and_comes_back_with_it(tmp_path: Path, 
                 0
             ] == "other"  # the same id, another model
             assert {(model, card.path) for model, card in await context.adapters.listing()} == {
-                ("tiny", "a"), ("other", "wide"),
+                ("tiny", str(shelf / "a")), ("other", "wide"),
             }  # fmt: skip
             assert [card.path for _, card in await context.adapters.listing("other")] == ["wide"]
             assert await told(context) == expected(folder, shelf / "a")  # the first model's default
@@ -266,57 +292,19 @@ def test_what_does_not_fit_is_refused_with_numbers(
     run(test)
 
 
-# Paths -----------------------------------------------------------------------------------------------
+# Ids -------------------------------------------------------------------------------------------------
 
 
-def test_paths_under_the_folder(tmp_path: Path):
-    root = tmp_path / "root"
-    (root / "runs" / "a").mkdir(parents=True)
-    (root / "link").symlink_to(root / "runs" / "a")
-    for path in ("runs/a", "./runs/../runs/a", "link", str(root / "runs" / "a"), "runs/a/"):
-        assert folder_under(root, path) == root / "runs" / "a"
-    (tmp_path / "door").symlink_to(root)
-    assert folder_under(tmp_path / "door", "link") == root / "runs" / "a"
+def test_a_bad_id_loads_no_model(folder: Path, shelf: Path):
+    async def test() -> None:
+        async with serving(folder, adapter_dir=shelf, allow_manage=True) as context:
+            await context.unload("tiny")
+            for id in ("none", "a+b"):
+                with pytest.raises(UsageError, match="cannot be called"):
+                    await context.adapters.mount(id, "a")
+            assert context.figures().loaded == ()
 
-
-def test_paths_that_lead_elsewhere(tmp_path: Path):
-    root, outside = tmp_path / "root", tmp_path / "root-but-not"
-    for folder in (root / "a", outside):
-        folder.mkdir(parents=True)
-    (root / "out").symlink_to(outside)
-    (root / "up").symlink_to("..")
-    (outside / "weights").write_text("secret")
-    (root / "a" / "adapters.safetensors").symlink_to(outside / "weights")
-    for path in (
-        "..",
-        "../root-but-not",
-        str(outside),
-        "out",
-        "up/root-but-not",
-        "/",
-        "/etc",
-        "/no/such",
-        "a",
-    ):
-        with pytest.raises(NotPermitted) as caught:
-            folder_under(root, path)
-        assert str(tmp_path) not in str(caught.value)  # nor whether it is there
-
-
-def test_paths_to_nothing(tmp_path: Path):
-    (tmp_path / "file").write_text("x")
-    (tmp_path / "loop").symlink_to("loop")
-    for path in ("missing", "file", "loop", "file/more", "x" * 300):
-        with pytest.raises(AdapterNotFound) as caught:
-            folder_under(tmp_path, path)
-        assert caught.value.param == "path" and str(tmp_path) not in str(caught.value)
-    for path in ("", "a\0b", "x" * 5_000):
-        with pytest.raises(UsageError):
-            folder_under(tmp_path, path)
-    if os.geteuid():
-        (tmp_path / "shut").mkdir(mode=0)
-        with pytest.raises(AdapterNotFound):
-            folder_under(tmp_path, "shut")
+    run(test)
 
 
 def test_mounting_at_once_under_one_id(folder: Path, shelf: Path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,14 @@ def test_an_unknown_adapter_hears_of_those_there_are(wish: str):
     assert caught.value.status == 404 and "a, b" in caught.value.hint and len(str(caught.value)) < 300
     with pytest.raises(AdapterNotFound, match="none is mounted"):
         Mounts().chosen(wish)
+
+
+def test_memory_counts_all_that_is_held_and_the_most_that_one_needs_to_work():
+    held = mounts(mount("a", size=5), mount("b", size=7))
+    assert held.memory_bytes == 12 and Mounts().memory_bytes == 0
+    held.add(replace(mount("c", size=1), working_bytes=100))
+    held.add(replace(mount("d", size=1), working_bytes=40))
+    assert held.memory_bytes == 114
 
 
 def test_too_many():

@@ -92,7 +92,7 @@ def test_a_full_disk_leaves_the_old_one_and_nothing_else(tmp_path: Path, monkeyp
         if where == "writing":
             patch.setattr(checkpoints, "write_file", Quota(200).write_file)
         elif where == "fsync":
-            patch.setattr(folder, "_flush", full)
+            patch.setattr(folder, "make_durable", full)
         else:
             patch.setattr(os, "replace", full)
         with pytest.raises(StorageError) as caught:

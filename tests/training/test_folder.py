@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 from pathlib import Path
 
 import pytest
 
 from mlxone.core.errors import StorageError, UsageError
+from mlxone.training import folder
 from mlxone.training.folder import METRICS, RESULTS, STATE, RunFolder, check_free
 
 
@@ -38,6 +41,29 @@ def test_only_one_run_writes(tmp_path: Path):
     with RunFolder(tmp_path / "new" / "one"), pytest.raises(UsageError, match="another run is writing"):
         RunFolder(tmp_path / "new" / "one")
     RunFolder(tmp_path / "new" / "one").close()
+
+
+def test_who_only_looks_keeps_no_run_from_it(tmp_path: Path, monkeypatch):
+    """`train-watch` asks by taking a lock for a moment."""
+    looking = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(looking, fcntl.LOCK_SH)
+    monkeypatch.setattr("time.sleep", lambda seconds: fcntl.flock(looking, fcntl.LOCK_UN))
+    RunFolder(tmp_path).close()
+    os.close(looking)
+
+
+def test_an_adapter_that_another_run_leaves_meanwhile_is_somebodys(tmp_path: Path, monkeypatch):
+    locked = folder._locked
+
+    def ends(descriptor: int) -> bool:
+        (tmp_path / "adapters.safetensors").write_text("just now")
+        return locked(descriptor)
+
+    monkeypatch.setattr(folder, "_locked", ends)
+    with pytest.raises(UsageError, match="holds an adapter already"):
+        RunFolder(tmp_path)
+    monkeypatch.undo()
+    RunFolder(tmp_path, overwrite=True).close()  # and is not held
 
 
 def test_what_a_killed_run_left_half_written_goes(tmp_path: Path):

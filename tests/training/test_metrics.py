@@ -51,6 +51,19 @@ def test_going_on_cuts_back_to_the_step(tmp_path: Path):
     assert path.read_text() == ""
 
 
+def test_a_validation_that_is_to_come_again_is_cut_off(tmp_path: Path):
+    path = tmp_path / "metrics.jsonl"
+    metrics = Metrics(path)
+    for step in (2, 4):
+        metrics.stepped(stepped(step))
+        metrics.validated(Validated(step, 1.0))
+    metrics.close()
+    Metrics(path, step=4).close()
+    assert [line["step"] for line in lines(path)] == [2, 2, 4, 4]
+    Metrics(path, step=4, validated=False).close()
+    assert [(line["step"], line["valid_loss"]) for line in lines(path)] == [(2, None), (2, 1.0), (4, None)]
+
+
 def test_a_disk_that_takes_nothing_more_is_named(tmp_path: Path):
     metrics = Metrics(tmp_path / "metrics.jsonl")
     metrics._file.close()

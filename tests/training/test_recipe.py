@@ -44,6 +44,7 @@ def test_the_fields_are_the_rows_of_the_table():
         ({"optimizer": "sgd", "bias_correction": True}, "sgd has no bias_correction"),
         ({"lr_end": 1e-6}, "lr_end"),
         ({"warmup_start": 1e-6}, "warmup_start"),
+        ({"sample_prompt": "hi"}, "sample_prompt"),
         ({"mask_prompt": True, "sft_scope": "full"}, "contradict"),
         ({"layers": 0}, "layers must be at least 1, or -1"),
         ({"val_batches": 0}, "val_batches"),

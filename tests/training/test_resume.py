@@ -13,9 +13,11 @@ import pytest
 
 import mlxone
 from mlxone.backend.arrays import mx
-from mlxone.core.errors import DamagedModel, UsageError
+from mlxone.core.errors import AdapterNotFound, DamagedModel, UsageError
 from mlxone.models.adapters import Adapter
+from mlxone.training.checkpoints import Checkpoint
 from mlxone.training.events import Started, Stopped
+from mlxone.training.folder import RunFolder
 from tests.training import runs
 from tests.training.runs import OPTIONS, PAIRS, ROWS, Watch, run
 
@@ -128,10 +130,79 @@ def test_another_run_is_refused_by_what_differs(model: Path, whole: Path, tmp_pa
     refused("made with lr 0.01, not 0.02", lr=0.02)
     refused("the cosine schedule would have been another", iters=24)
     refused("export must be", export="x")
+    refused("contradict each other", overwrite=True)
+    refused("contradict each other", overwrite=True, dry_run=True)
     other = runs.model(tmp_path / "other")
     (other / "config.json").write_text((other / "config.json").read_text() + " ")
     refused("made with another model", model=other)
     assert {p.name: p.read_bytes() for p in whole.iterdir()} == before
+
+
+def test_a_part_of_the_recipe_may_be_said_again(model: Path, tmp_path: Path):
+    """By itself, too, where it would make no sense without the rest."""
+    options: dict[str, Any] = {"method": "dpo", "dpo_beta": 0.2, "schedule": "linear", "lr_end": 1e-6}
+    run(model, tmp_path / "a", data=PAIRS, iters=2, batch=2, **options)
+    run(model, tmp_path / "a", data=PAIRS, resume=True, dpo_beta=0.2, lr_end=1e-6)
+    with pytest.raises(UsageError, match="made with dpo_beta 0.2, not 0.3"):
+        run(model, tmp_path / "a", data=PAIRS, resume=True, dpo_beta=0.3)
+    with pytest.raises(UsageError, match="made with lr_end 1e-06, not 0.1"):
+        run(model, tmp_path / "a", data=PAIRS, resume=True, lr_end=0.1)
+
+
+def test_what_a_run_started_from_must_still_be_there(model: Path, tmp_path: Path):
+    run(model, tmp_path / "a", iters=1)
+    run(model, tmp_path / "b", iters=1, start_from=str(tmp_path / "a"))
+    run(model, tmp_path / "b", iters=2, resume=True)
+    (tmp_path / "a").rename(tmp_path / "c")
+    with pytest.raises(AdapterNotFound, match="is not there") as caught:
+        run(model, tmp_path / "b", iters=3, resume=True)
+    assert str(tmp_path / "a") in caught.value.message
+
+
+def test_what_was_exported_stays_up_to_date(model: Path, tmp_path: Path):
+    path = tmp_path / "a"
+    run(model, path, export="peft", should_stop=runs.after(4), **OPTIONS)
+    before = (path / "peft" / "adapter_model.safetensors").read_bytes()
+    run(model, path, resume=True)
+    assert (path / "peft" / "adapter_model.safetensors").read_bytes() != before
+    run(model, path, overwrite=True, **OPTIONS)
+    assert list((path / "peft").iterdir()) == []  # the other run's is no one's now
+
+
+def test_a_validation_is_told_once(model: Path, whole: Path, tmp_path: Path):
+    """Stopped within the last one; what is on the disk does not say that it was done after that."""
+    path = tmp_path / "a"
+    assert run(model, path, should_stop=runs.after(15), **OPTIONS).reason == "asked"
+    for _ in range(2):
+        run(model, path, resume=True)
+        assert same_result(path, whole)
+
+
+def test_what_was_read_is_not_held_beside_what_becomes_of_it(model: Path, tmp_path: Path, monkeypatch):
+    run(model, tmp_path / "a", iters=1)
+    read, found = Checkpoint.read, list[Checkpoint]()
+
+    def reading(path: Path) -> Checkpoint:
+        found.append(read(path))
+        return found[-1]
+
+    monkeypatch.setattr(Checkpoint, "read", reading)
+    run(model, tmp_path / "a", iters=2, resume=True)
+    assert len(found) == 1 and not found[0].params and not found[0].optimizer
+
+
+def test_nobody_else_goes_on_with_it_meanwhile(model: Path, tmp_path: Path, monkeypatch):
+    """It is held before its state is read, not only before it is written."""
+    run(model, tmp_path / "a", iters=1)
+    read = Checkpoint.read
+
+    def reading(path: Path) -> Checkpoint:
+        with pytest.raises(UsageError, match="another run is writing"):
+            RunFolder(tmp_path / "a", resume=True)
+        return read(path)
+
+    monkeypatch.setattr(Checkpoint, "read", reading)
+    run(model, tmp_path / "a", iters=2, resume=True)
 
 
 def test_a_damaged_state_is_said(model: Path, tmp_path: Path):

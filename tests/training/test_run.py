@@ -139,6 +139,7 @@ def test_a_loss_that_is_no_number_keeps_the_last_good_adapter(model: Path, tmp_p
     assert watch[-1] == Stopped(2, "nan", path) and list(watch.losses) == [1, 2]
     kept, expected = (runs.tensors(p / "adapters.safetensors") for p in (path, good))
     assert all(mx.array_equal(kept[name], expected[name]).item() for name in expected)
+    assert json.loads((path / "adapter_config.json").read_text())["mlxone"]["step"] == 1
     assert "NaN" not in (path / "metrics.jsonl").read_text()
 
 
@@ -258,6 +259,8 @@ def test_starting_from_an_adapter(model: Path, tmp_path: Path):
         run(model, tmp_path / "c", **PLAIN, start_from=str(tmp_path / "a"), rank=4)
     with pytest.raises(AdapterMismatch, match="has scale 4"):
         run(model, tmp_path / "c", **PLAIN, start_from=str(tmp_path / "a"), scale=1.0)
+    with pytest.raises(UsageError, match="cannot be both where training starts from"):
+        run(model, tmp_path / "a", **PLAIN, start_from=f"{tmp_path}/b/../a", overwrite=True)
     with pytest.raises(AdapterMismatch, match="is a lora adapter, not dora"):
         run(model, tmp_path / "c", **PLAIN, start_from=str(tmp_path / "a"), type="dora")
     # Its preferences are measured from where it starts, not from the base.
@@ -350,6 +353,41 @@ def test_bad_rows_may_be_left_out(model: Path, tmp_path: Path):
     watch = Watch()
     run(model, tmp_path / "a", watch, data=[*ROWS, {"prompt": 3, "completion": "x"}], skip_bad=True, **PLAIN)
     assert sum(watch.of(Prepared)[0].skipped.values()) == 1
+
+
+def test_data_that_was_read_before_is_taken_as_it_is(model: Path, tmp_path: Path):
+    data = read(ROWS, valid_share=0.0)
+    with pytest.raises(UsageError, match="no use for val_size"):
+        run(model, tmp_path / "a", data=data, val_size=0.5, **PLAIN)
+    with pytest.raises(UsageError, match="no use for features"):
+        run(model, tmp_path / "a", data=data, features={"prompt_feature": "q"}, **PLAIN)
+    with pytest.raises(DataError, match="has no test set"):
+        run(model, tmp_path / "a", data=data, test=True, **PLAIN)
+    run(model, tmp_path / "a", data=data, **PLAIN)
+
+
+def test_where_the_model_itself_reads_less_it_is_said(model: Path, tmp_path: Path):
+    limit = mlxone.load(model).context_length
+    assert limit is not None
+    long, watch = [{"text": "x " * 2 * limit}] * 2, Watch()
+    run(model, tmp_path / "a", watch, data=long, iters=1, batch=1, max_seq_length=2 * limit)
+    assert any(f"no more than {limit:,} tokens" in note for note in watch.of(Prepared)[0].notes)
+    run(model, tmp_path / "b", watch, data=long, iters=1, batch=1, max_seq_length=limit // 2)
+    assert not any("no more than" in note for note in watch.of(Prepared)[1].notes)
+
+
+@pytest.mark.parametrize("share", [0, 0.37, 0.999])
+def test_a_model_is_known_by_what_is_in_its_middle_too(tmp_path: Path, share):
+    """Those that were tuned from one another may begin and end alike."""
+    path = tmp_path / "model.safetensors"
+    content = bytearray(range(256)) * 40_000  # 10 MB
+    path.write_bytes(content)
+    before = files_fingerprint(path)
+    start = int(len(content) * share)
+    for at in range(start, min(start + 50_000, len(content))):
+        content[at] ^= 1
+    path.write_bytes(content)
+    assert files_fingerprint(path) != before
 
 
 def test_two_models_are_told_apart(model: Path, tmp_path: Path):

@@ -77,7 +77,8 @@ def encode(
     tally.finish()
     if count and not samples:
         hint = "raise --max-seq-length" if made.whole else ""
-        raise DataError(f"none of the {count:,} rows can be used: {tally.summary()}", hint=hint)
+        first = f" ({tally.first})" if tally.first else ""
+        raise DataError(f"none of the {count:,} rows can be used: {tally.summary()}{first}", hint=hint)
     made.samples, made.skipped = samples, tally.skipped  # type: ignore[assignment]
     made.fingerprint = fingerprint(samples)
     return made
@@ -123,6 +124,12 @@ class Encoder:
                 hint="give the data as `text`, or add a chat_template.jinja to the model's folder",
             )
         self._model, self._format, self._scope = model, format, scope
+        if format != "text" and not self._writes_answers():
+            raise UsageError(
+                f"the chat template of {model.name} writes no assistant messages, and {format} data "
+                "needs them",
+                hint="give the data as `text`, or a template that writes them to the model's folder",
+            )
 
     def encode(self, row: Row) -> Sample | Pair:
         if self._format == "text":
@@ -138,19 +145,30 @@ class Encoder:
         ids = self._checked(self._chat(messages[: last + 1], tools))
         return Sample(ids, self._prompt(ids, messages[:last], tools), row.place)
 
+    def _writes_answers(self) -> bool:
+        """A template that wants another conversation than this one speaks for itself with the first row."""
+        asked: Turns = [{"role": "user", "content": "question"}]
+        answered: Turns = [*asked, {"role": "assistant", "content": "answer"}]
+        try:
+            return self._written(asked, None) != self._written(answered, None)
+        except BadRow:
+            return True
+
     def _text(self, text: str) -> list[int]:
         tokenizer = self._model.tokenizer
         ids, end = tokenizer.encode(text, add_special=True), tokenizer.eos_id
         return ids if end is None or ids[-1:] == [end] else [*ids, end]
 
     def _chat(self, messages: Turns, tools: Any, *, open_end: bool = False) -> list[int]:
+        return self._model.tokenizer.encode_rendered(self._written(messages, tools, open_end=open_end))
+
+    def _written(self, messages: Turns, tools: Any, *, open_end: bool = False) -> str:
         template = self._model.template
         assert template is not None
         try:
-            text = template.render(messages, tools=tools, add_generation_prompt=open_end)
+            return template.render(messages, tools=tools, add_generation_prompt=open_end)
         except (TemplateError, UsageError) as error:
             raise BadRow("refused by the chat template", error.message) from error
-        return self._model.tokenizer.encode_rendered(text)
 
     def _prompt(self, ids: Sequence[int], before: Turns, tools: Any) -> int:
         """As many tokens as the prompt of a new answer would have here."""

@@ -38,6 +38,7 @@ PARTNERS = (
     ("prompt", "completion"),
     ("completion", "prompt"),
 )
+OTHER_NAMES = "`--prompt-feature`, `--text-feature` and their like say what the rows call theirs"
 REASONING = ("reasoning_content", "thinking", "reasoning")
 
 
@@ -98,7 +99,10 @@ def unrecognised(value: Mapping[str, Any], names: Names) -> BadRow:
     lacks = next((lack for has, lack in PARTNERS if has in known and lack not in known), None)
     wanted = [names.of[lacks]] if lacks else [names.of[key] for key in KNOWN if key != "tools"]
     message = f"there is no `{names.of[lacks]}`" if lacks else f"no key that is read ({names.asked_for})"
-    return BadRow("wrong keys", message + _near(value, wanted, names))
+    if near := _near(value, wanted, names):
+        return BadRow("wrong keys", message + near)
+    only = ", only " + first_of([f"`{_short(key)}`" for key in value])
+    return BadRow("wrong keys", message + only, "" if lacks in KEYS["preference"] else OTHER_NAMES)
 
 
 def _near(value: Mapping[str, Any], wanted: list[str], names: Names) -> str:
@@ -107,9 +111,7 @@ def _near(value: Mapping[str, Any], wanted: list[str], names: Names) -> str:
         if close:
             return f": its `{_short(key)}`, did you mean `{close[0]}`?"
     empty = [name for name in wanted if name in value]
-    if empty:
-        return f": its `{empty[0]}` is null"
-    return ", only " + first_of([f"`{_short(key)}`" for key in value])
+    return f": its `{empty[0]}` is null" if empty else ""
 
 
 def _short(key: object) -> str:

@@ -21,11 +21,12 @@ class Row:
 
 
 class BadRow(Exception):
-    """`reason` is the kind of trouble, in words that can be counted; the message is about this row."""
+    """`reason` is the kind of trouble, in words that can be counted; the message is about this row, and
+    `hint` a way out beside leaving the row out."""
 
-    def __init__(self, reason: str, message: str = "") -> None:
+    def __init__(self, reason: str, message: str = "", hint: str = "") -> None:
         super().__init__(message or reason)
-        self.reason = reason
+        self.reason, self.hint = reason, hint
 
 
 @dataclass(slots=True)
@@ -61,8 +62,17 @@ class Tally:
     def finish(self) -> None:
         """Raises about all bad rows at once, unless they are to be skipped."""
         if self._first is not None and not self.skip:
-            place, bad = self._first
-            raise DataError(f"{place}: {bad}{self._rest()}", hint="`--skip-bad` leaves out such rows")
+            hints = [self.hint, "`--skip-bad` leaves out such rows"]
+            raise DataError(self.first + self._rest(), hint="; ".join(filter(None, hints)))
+
+    @property
+    def first(self) -> str:
+        """What is wrong with the first bad row; empty where none is bad."""
+        return "" if self._first is None else f"{self._first[0]}: {self._first[1]}"
+
+    @property
+    def hint(self) -> str:
+        return "" if self._first is None else self._first[1].hint
 
     def _rest(self) -> str:
         if not self._more:

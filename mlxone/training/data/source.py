@@ -77,8 +77,9 @@ def read(
     splits = reader.read(parts)
     reader.tally.finish()
     if reader.format is None:
-        said = f"no row of {name} can be used: {reader.tally.summary()}" if reader.tally.skipped else ""
-        raise DataError(said or f"{name} holds no rows")
+        tally = reader.tally
+        said = f"no row of {name} can be used: {tally.summary()} ({tally.first})" if tally.skipped else ""
+        raise DataError(said or f"{name} holds no rows", hint=tally.hint)
     data = Data(**splits, format=reader.format, skipped=reader.tally.skipped, notes=reader.notes, name=name)
     _divide(data, valid_share if valid_share is not None else VALID_SHARE * is_one_piece, valid_share, seed)
     for split in need:

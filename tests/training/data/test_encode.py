@@ -263,13 +263,27 @@ def test_a_conversation_without_an_answer_is_named():
 def test_nothing_left_over_is_an_error_of_its_own():
     strict = words(ByteTokenizer(), STRICT)
     said = refusal(strict, {"messages": [USER, USER]}, skip_bad=True)
-    assert said == "none of the 1 rows can be used: 1 × refused by the chat template"
+    assert said.startswith(
+        "none of the 1 rows can be used: 1 × refused by the chat template (train.jsonl:1: "
+    )
+    assert "roles must alternate" in said
 
 
 @pytest.mark.parametrize("format", ["messages", "completion", "preference"])
 def test_a_model_without_a_template_says_so_once(format: str):
     said = refusal(words(ByteTokenizer(), None), {}, {}, format=format)
     assert said.startswith(f"tiny has no chat template, and {format} data needs one")
+
+
+@pytest.mark.parametrize("scope", ["full", "response"])
+@pytest.mark.parametrize("format", ["messages", "completion", "preference"])
+def test_a_template_that_writes_no_answers_is_refused(format: str, scope: str):
+    deaf = words(
+        ByteTokenizer(), "{% for m in messages if m.role != 'assistant' %}{{ m.content }}{% endfor %}"
+    )
+    said = refusal(deaf, {}, format=format, scope=scope)
+    assert said.startswith(f"the chat template of tiny writes no assistant messages, and {format}")
+    assert len(encode(rows({"text": "a"}), deaf, "text").samples) == 1
 
 
 def test_a_model_without_a_template_learns_text():

@@ -130,12 +130,19 @@ BAD = {
 }
 
 
+@pytest.mark.parametrize("skip", [False, True])
+def test_rows_with_keys_of_their_own_are_told_how_to_say_so(skip: bool):
+    assert "--prompt-feature" in refusal([{"question": "a", "answer": "b"}], skip_bad=skip)
+    for value in ({"promt": "a", "completion": "b"}, {"text": None}, {"prompt": "Q", "chosen": "x"}):
+        assert "-feature" not in refusal([value], skip_bad=skip)
+
+
 @pytest.mark.parametrize(("value", "words"), BAD.values(), ids=BAD)
 def test_a_bad_row_is_named_and_says_what_is_wrong(tmp_path: Path, value: dict[str, Any], words: str):
     write_jsonl(tmp_path / "train.jsonl", [value])
     said = refusal(tmp_path)
     assert said.startswith("train.jsonl:1: ") and words in said, said
-    assert said.endswith("(`--skip-bad` leaves out such rows)")
+    assert said.endswith("`--skip-bad` leaves out such rows)")
 
 
 GOOD = {
@@ -179,7 +186,8 @@ def test_bad_rows_are_skipped_and_counted_by_their_trouble(tmp_path: Path):
 
 def test_only_bad_rows_are_no_data():
     said = refusal([{}, {"text": ""}], skip_bad=True)
-    assert said == "no row of the data can be used: 1 × empty row, 1 × empty text"
+    counted = "1 × empty row, 1 × empty text (row 1: the row is empty)"
+    assert said == f"no row of the data can be used: {counted}"
 
 
 def test_a_bad_row_does_not_decide_the_format():
