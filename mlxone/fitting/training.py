@@ -2,8 +2,8 @@
 
 Pure arithmetic on facts, as the rest of this room. The form follows from what `mlxone.training` computes;
 the numbers in `COSTS` were fitted to MLX's measured peaks on a CPU (docs/fit.md). CUDA's were fitted to the
-two peaks that were measured there: its host runs far ahead of the device, and what the device has not computed
-yet cannot be freed. Apple's are CUDA's.
+two peaks that were measured there: its host runs far ahead of the device, and what the device has not
+computed yet cannot be freed. Apple's are CUDA's.
 """
 
 from __future__ import annotations
