@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -103,7 +104,7 @@ def adapted(model: Model, folder: str | None) -> Model:
     from mlxone.models.changed import changed_decoder
 
     with lock, on_stream():
-        changes = Adapter.read(Path(folder).expanduser()).changes(model.decoder)
+        changes = Adapter.read(Path(os.path.expanduser(folder))).changes(model.decoder)
         return replace(model, decoder=changed_decoder(model.decoder, changes))
 
 

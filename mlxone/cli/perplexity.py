@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,7 +93,7 @@ def _rows(flags: Mapping[str, Any]) -> Data:
 
 
 def _plain_text(data: str, flags: Mapping[str, Any]) -> str | None:
-    if Path(data).suffix.lower() not in TEXTS or not Path(data).expanduser().is_file():
+    if Path(data).suffix.lower() not in TEXTS or not os.path.isfile(os.path.expanduser(data)):
         return None
     for name in ("split", "skip_bad", *FEATURES):
         if flags[name]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -139,7 +140,7 @@ def command(model: str | None, model_flag: str | None, **flags: Any) -> None:
 
 def _adapter(named: str) -> str:
     """Its folder; mlx_lm.lora names the file in it."""
-    path = Path(named).expanduser()
+    path = Path(os.path.expanduser(named))
     return str(path.parent if path.is_file() and path.name == "adapters.safetensors" else path)
 
 
@@ -148,7 +149,7 @@ def _config(flags: Mapping[str, Any]) -> dict[str, Any]:
 
     if flags["config"] is None:
         return {}
-    path = Path(flags["config"]).expanduser()
+    path = Path(os.path.expanduser(flags["config"]))
     found = train_config.read_config(path)
     if not flags["quiet"] and (note := train_config.unsaid(path, found)):
         streams.complain(note)
@@ -165,7 +166,9 @@ def _check(flags: Mapping[str, Any]) -> None:
                 )
     if flags["inspect"] not in (None, _HERE) and flags["data"] is not None:
         raise UsageError("data is named twice, by --data and --inspect", hint="name it once")
-    if flags["plot"] is not None and not Path(flags["plot"]).expanduser().absolute().parent.is_dir():
+    if flags["plot"] is not None and not os.path.isdir(
+        Path(os.path.expanduser(flags["plot"])).absolute().parent
+    ):
         raise UsageError(f"--plot {flags['plot']}: there is no such folder")
 
 

@@ -83,7 +83,7 @@ def standing(folder: Path) -> Standing | None:
     try:
         said = json.loads((folder / RUN).read_bytes())
         return Standing(str(said["status"]), int(said["step"]), int(said["steps"]), said["reason"] or "")
-    except (OSError, KeyError, ValueError, TypeError):
+    except (OSError, KeyError, ValueError, TypeError, OverflowError):
         return None
 
 
@@ -92,7 +92,7 @@ def saved(folder: Path) -> tuple[int, int] | None:
     try:
         entry = json.loads(read_metadata(folder / STATE)[ENTRY])
         return int(entry["step"]), int(entry["history"]["steps"])
-    except (OSError, KeyError, ValueError, TypeError, MlxoneError):
+    except (OSError, KeyError, ValueError, TypeError, OverflowError, MlxoneError):
         return None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import shlex
 import sys
 from collections.abc import Iterator, Mapping
@@ -246,7 +247,7 @@ def _plot(plan: Plan, progress: Progress, name: str) -> None:
         return
     from mlxone.cli.loss_plot import svg
 
-    path = Path(plan.options["plot"]).expanduser()
+    path = Path(os.path.expanduser(plan.options["plot"]))
     try:
         path.write_text(svg(progress.train.points, progress.valid.points, f"Loss: {name}"), encoding="utf-8")
     except OSError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import sys
 import time
 from collections.abc import Callable
@@ -43,8 +44,14 @@ def command(folder: str | None, *, once: bool, json: bool) -> None:
     DIR is the run's --adapter-path [adapters]. Shows what `mlxone train` shows, of a run that is over,
     too; waits for one that has not begun. Ends with the run.
     """
-    path = Path(folder or ADAPTER_PATH).expanduser()
-    if path.exists() and not path.is_dir():
+    path = Path(os.path.expanduser(folder or ADAPTER_PATH))
+    try:
+        is_folder = stat.S_ISDIR(path.stat().st_mode)
+    except FileNotFoundError:
+        is_folder = True  # it may come yet
+    except OSError:  # no right to look, a name that none can have
+        is_folder = False
+    if not is_folder:
         raise UsageError(f"{path} is not a folder", hint="name the --adapter-path of a run")
     run = Run(path)
     if once:
@@ -89,7 +96,7 @@ class Run:
         return rows
 
     def has_begun(self) -> bool:
-        return standing(self.folder) is not None or (self.folder / METRICS).exists()
+        return standing(self.folder) is not None or os.path.exists(self.folder / METRICS)
 
     def _learn(self, said: Standing | None) -> None:
         """What the lines do not say."""
@@ -118,7 +125,10 @@ class Run:
         if said.status == "failed":
             self.why = said.reason
         elif _is_running(said):
-            self.why = f"--resume goes on after step {said.step:,}"
+            saved_at = progress.saved
+            self.why = (
+                "nothing was saved" if saved_at is None else f"--resume goes on after step {saved_at:,}"
+            )
 
 
 def _is_running(said: Standing | None) -> bool:
@@ -186,4 +196,6 @@ def _once(run: Run, *, as_json: bool) -> None:
             click.echo(terminal.one_line(_ending(run)))
     else:
         lines = [train_panel.report(run.progress)] if rows else []
+        if not rows and not run.over:
+            lines = [f"running in {run.folder}: no step is measured yet"]
         click.echo("\n".join([*lines, *([terminal.one_line(_ending(run))] if run.over else [])]))

@@ -68,7 +68,16 @@ class AdapterManager:
     def memory_bytes(self) -> int:
         """Of all that are mounted, and of those that only an answer in flight still uses."""
         with self._lock:
-            return memory_of([*self.mounts.all, *(part.mount for part in self._leaving)])
+            return memory_of(self._held())
+
+    def more_with(self, part: Part) -> int:
+        """Bytes beyond `memory_bytes` that it would take, were this one mounted, too."""
+        with self._lock:
+            held = self._held()
+            return memory_of([*held, part.mount]) - memory_of(held)
+
+    def _held(self) -> list[Mount]:
+        return [*self.mounts.all, *(part.mount for part in self._leaving)]
 
     def mount(self, id: str, path: str | Path) -> MountedAdapter:
         with self._lock:

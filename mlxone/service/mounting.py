@@ -26,7 +26,7 @@ from mlxone.core.errors import (
 )
 from mlxone.fitting.admission import Refusal
 from mlxone.service.adapters import absolute, weights_on_disk
-from mlxone.service.mounts import MountedAdapter, memory_of
+from mlxone.service.mounts import MountedAdapter
 from mlxone.service.options import Options
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def mount(shelf: Shelf, offer: Offer, id: str, place: Callable[[], Path], shown:
     try:
         _promise(shelf, loaded, id, weights_on_disk(folder))
         part = manager.read(id, folder, shown=shown)
-        _promise(shelf, loaded, id, memory_of([part.mount]))
+        _promise(shelf, loaded, id, manager.more_with(part))
         if place() != folder:
             raise AdapterMismatch(f"adapter {id} was moved while it was read", hint="try again")
         manager.add(part)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import json
 import os
 import time
 from collections.abc import Iterator
@@ -55,6 +56,14 @@ class RunFolder:
     def __truediv__(self, name: str) -> Path:
         return self.path / name
 
+    def adapter_step(self) -> int | None:
+        """The step that the adapter here is of; it may be older than the state, or newer."""
+        try:
+            step = json.loads((self / CONFIG).read_bytes())["mlxone"]["step"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return step if isinstance(step, int) else None
+
     def close(self) -> None:
         if self._held is not None:
             os.close(self._held)
@@ -84,13 +93,13 @@ def check_free(path: Path, *, resume: bool = False, overwrite: bool = False) -> 
     """Whether a run may begin, or go on, in this folder."""
     if resume and overwrite:
         raise UsageError("resume and overwrite contradict each other")
-    if path.exists() and not path.is_dir():
+    if os.path.exists(path) and not path.is_dir():
         raise UsageError(f"{path} is not a folder", param="adapter_path")
     if resume:
-        if not (path / STATE).is_file():
+        if not os.path.isfile(path / STATE):
             raise UsageError(f"{path} holds no run to go on with", hint="leave --resume out to begin one")
         return
-    found = next((name for name in RESULTS if (path / name).exists()), None)
+    found = next((name for name in RESULTS if os.path.exists(path / name)), None)
     if found is not None and not overwrite:
         raise UsageError(
             f"{path} holds an adapter already ({found})",

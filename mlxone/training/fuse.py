@@ -55,9 +55,9 @@ def fuse(
     `dequantize` gives a plain checkpoint: no weight is packed, and config.json says nothing of it.
     """
     base = model.path if isinstance(model, Model) else find(str(model)).path
-    target = Path(save_path).expanduser().absolute()
+    target = Path(os.path.expanduser(save_path)).absolute()
     _check_target(target, base)
-    found = adapter if isinstance(adapter, Adapter) else Adapter.read(Path(adapter).expanduser())
+    found = adapter if isinstance(adapter, Adapter) else Adapter.read(Path(os.path.expanduser(adapter)))
     # Names and sizes only: a decoder reads no weight before its first use.
     changes = found.changes(model.decoder if isinstance(model, Model) else load_decoder(base))
     tensors = FusedTensors(base, Config.read(base), changes, dequantize=dequantize)

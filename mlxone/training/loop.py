@@ -83,7 +83,7 @@ class Loop:
         self._pace = Pace(setup.steps)
         if checkpoint is not None:
             self.step = checkpoint.step
-            self._saved = self.step or None
+            self._saved = self.folder.adapter_step()
             self._pace.recall(checkpoint.history)
             self._due = str(checkpoint.history["due"])
             self.train_loss, self.valid_loss = checkpoint.history["losses"]

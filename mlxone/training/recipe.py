@@ -198,6 +198,8 @@ class Recipe:
         mine = self.as_json()
         if "iters" in given or "epochs" in given:
             mine = {name: value for name, value in mine.items() if name not in ("iters", "epochs")}
+        if given.get("sample_every") == 0:  # switched off, and its prompt with it
+            mine.pop("sample_prompt", None)
         return Recipe.of(mine | {name: given[name] for name in given if name in FREE})
 
     def _meant(self, name: str) -> Any:

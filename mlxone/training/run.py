@@ -7,6 +7,7 @@ it would have computed. Prints nothing: whoever watches gets events.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,7 +104,7 @@ def train(
 
 def _check_apart(path: Path, start_from: object) -> None:
     """The result would take the start's place, and the run could not be gone on with."""
-    if isinstance(start_from, str) and Path(start_from).resolve() == path.resolve():
+    if isinstance(start_from, str) and os.path.realpath(start_from) == os.path.realpath(path):
         raise UsageError(
             f"{path} cannot be both where training starts from and where its result goes",
             hint="--adapter-path names another folder; --resume goes on with a run",

@@ -191,12 +191,20 @@ def ended(folder: Path, status: str) -> None:
 )
 def test_why_it_is_over_is_what_the_run_says(tmp_path, status, end):
     metrics(tmp_path, 1, 5).close()
+    state(tmp_path, 4, 10)
     ended(tmp_path, status)
     said: list[str] = []
     run = Run(tmp_path)
     follow(run, Lines(said.append), sleep=Script())
     assert said[-1] == f"the run is over: {end}"
     assert run.progress.steps == 10
+
+
+def test_a_run_that_was_killed_before_its_first_save_has_nothing_to_go_on_with(tmp_path):
+    ended(tmp_path, "killed")
+    said: list[str] = []
+    follow(Run(tmp_path), Lines(said.append), sleep=Script())
+    assert said[-1] == "the run is over: killed after step 4: nothing was saved"
 
 
 def test_a_run_that_says_that_it_runs_is_not_over_while_it_is_held(tmp_path):
@@ -218,7 +226,14 @@ def test_one_that_begins_during_the_look_is_not_taken_for_killed(tmp_path, monke
 
 
 @pytest.mark.parametrize(
-    "damage", ["", "[]", "null", '{"status": "done"}', '{"status": "done", "step": "x"}']
+    "damage",
+    [
+        "",
+        "[]",
+        "null",
+        '{"status": "done", "step": Infinity, "steps": 1, "reason": ""}',
+        '{"status": "done", "step": "x"}',
+    ],
 )
 def test_a_standing_that_cannot_be_read_says_nothing(tmp_path, damage):
     assert standing(tmp_path) is None
@@ -253,6 +268,21 @@ def test_once(mlxone, tmp_path):
     assert result.out.startswith("step 6/10: loss 0.5000, lr 1.00e-04, 99 tok/s")
     found = mlxone("train-watch", str(tmp_path), "--once", "--json")
     assert [json.loads(line)["step"] for line in found.out.splitlines()] == [1, 2, 3, 4, 5, 6]
+
+
+def test_once_before_anything_is_measured(mlxone, tmp_path):
+    with RunFolder(tmp_path):
+        ended(tmp_path, "running")
+        found = mlxone("train-watch", "--once", str(tmp_path)).out
+    assert found == f"running in {tmp_path}: no step is measured yet\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "says"), [(300 * "x", "is not a folder"), ("~no-such-user/x", "there is no run in")]
+)
+def test_a_folder_that_cannot_be(mlxone, name, says):
+    result = mlxone("train-watch", "--once", name)
+    assert result.code == UsageError.exit_code and says in result.err
 
 
 def test_once_says_why_it_is_over(mlxone, tmp_path):

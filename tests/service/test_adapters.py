@@ -211,7 +211,17 @@ def test_a_dora_is_worked_out_linear_by_linear_within_what_is_promised(tmp_path:
     mx.reset_peak_memory()
     model.adapters.select("d")
     assert 2 * largest < mx.get_peak_memory() - before < 8 * largest  # of six, of which each takes so much
+    second = model.adapters.read(
+        "e", write_adapter(tmp_path / "e", folder, seed=2, kind="dora", modules=("up_proj",))
+    )
+    held = model.adapters.memory_bytes
+    more = model.adapters.more_with(second)
+    assert second.mount.working_bytes == mount.working_bytes  # what both need while they compute, once
+    model.adapters.add(second)
+    assert more == second.mount.memory_bytes == model.adapters.memory_bytes - held
     model.adapters.unmount("d")
+    model.adapters.unmount("e")
+    del second
     gc.collect()
     assert model.adapters.memory_bytes == 0
 

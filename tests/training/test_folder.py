@@ -10,7 +10,7 @@ import pytest
 
 from mlxone.core.errors import StorageError, UsageError
 from mlxone.training import folder
-from mlxone.training.folder import METRICS, RESULTS, STATE, RunFolder, check_free
+from mlxone.training.folder import CONFIG, METRICS, RESULTS, STATE, RunFolder, check_free
 
 
 @pytest.mark.parametrize("name", RESULTS)
@@ -35,6 +35,20 @@ def test_overwriting_forgets_the_other_run_first(tmp_path: Path):
     with RunFolder(tmp_path, overwrite=True):
         left = {p.name for p in tmp_path.iterdir()}
     assert left == {*RESULTS} - {STATE}  # the adapter itself stays until there is a new one
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_name_that_is_too_long(tmp_path: Path, resume: bool):
+    with pytest.raises((StorageError, UsageError), match="xxx"):
+        RunFolder(tmp_path / (300 * "x"), resume=resume)
+
+
+def test_the_step_of_the_adapter_that_is_here(tmp_path: Path):
+    with RunFolder(tmp_path) as here:
+        assert here.adapter_step() is None
+        for text, step in (("{", None), ("[]", None), ('{"mlxone": {"step": 7}}', 7)):
+            (tmp_path / CONFIG).write_text(text)
+            assert here.adapter_step() == step
 
 
 def test_only_one_run_writes(tmp_path: Path):

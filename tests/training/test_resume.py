@@ -149,6 +149,13 @@ def test_a_part_of_the_recipe_may_be_said_again(model: Path, tmp_path: Path):
         run(model, tmp_path / "a", data=PAIRS, resume=True, lr_end=0.1)
 
 
+def test_samples_can_be_switched_off(model: Path, tmp_path: Path):
+    run(model, tmp_path / "a", iters=2, sample_every=2, sample_prompt="hi")
+    run(model, tmp_path / "a", resume=True, iters=3, sample_every=0)
+    with pytest.raises(UsageError, match="without sample_every there is no use for: sample_prompt"):
+        run(model, tmp_path / "a", resume=True, iters=4, sample_every=0, sample_prompt="ho")
+
+
 def test_what_a_run_started_from_must_still_be_there(model: Path, tmp_path: Path):
     run(model, tmp_path / "a", iters=1)
     run(model, tmp_path / "b", iters=1, start_from=str(tmp_path / "a"))
