@@ -76,8 +76,8 @@ soak: $(TESTS) starter ## Thousands of requests at one server: nothing may grow 
 	@$(BIN)/python -m pytest tests/e2e -q -m long -k serve
 
 learn: $(TESTS) starter ## The starter learns a task in 150 steps, by the sources and by the packed file in dist/
-	@MLXONE_TEST_STEPS=150 $(BIN)/python -m pytest tests/e2e/test_train.py -q
-	@MLXONE_TEST_STEPS=150 MLXONE_BINARY=$(CURDIR)/dist/mlxone $(BIN)/python -m pytest tests/e2e/test_train.py -q
+	@LEARN_STEPS=150 $(BIN)/python -m pytest tests/e2e/test_train.py -q
+	@LEARN_STEPS=150 MLXONE_BINARY=$(CURDIR)/dist/mlxone $(BIN)/python -m pytest tests/e2e/test_train.py -q
 
 bench: $(TESTS) starter ## Side by side with mlx-lm, as in docs/benchmarks.md
 	@$(BIN)/python -m bench

@@ -1,6 +1,7 @@
 """The starter learns a small task through the command line, and every road to the result says the same.
 
-`MLXONE_BINARY` names the program, as for the server's proofs; `make learn` runs all 150 steps with both.
+`MLXONE_BINARY` names the program, as for the server's proofs; `make learn` makes all 150 steps (`LEARN_STEPS`)
+with both.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from tests.e2e import people
 from tests.e2e.serving import PATIENCE, Program, command
 
 ROOT = Path(__file__).parents[2]
-STEPS = int(os.environ.get("MLXONE_TEST_STEPS", "24"))
+STEPS = int(os.environ.get("LEARN_STEPS", "24"))
 # Enough to tell, in a minute; all of them where all 150 steps are made.
 ASKED = people.UNSEEN if STEPS >= 150 else 6
 RECIPE = (
