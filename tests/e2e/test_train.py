@@ -1,7 +1,7 @@
 """The starter learns a small task through the command line, and every road to the result says the same.
 
-`MLXONE_BINARY` names the program, as for the server's proofs; `make learn` makes all 150 steps (`LEARN_STEPS`)
-with both.
+`MLXONE_BINARY` names the program, as for the server's proofs; `make learn` makes all 150 steps with both
+(`LEARN_STEPS`).
 """
 
 from __future__ import annotations
