@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from mlxone.backend.arrays import mx, on_cpu
+from mlxone.backend.arrays import mx
 from mlxone.models.changes import Changes
 from mlxone.models.decoder import Block, Decoder
 from mlxone.training.adapted import adapted_block
@@ -28,11 +28,6 @@ References = Sequence[tuple[float, float]]  # of each pair: log-probabilities of
 Parts = tuple[mx.array, mx.array, dict[str, mx.array]]  # of a Measured, as MLX's transformations want them
 Inputs = dict[str, mx.array]
 
-# Whether a step that keeps everything goes through MLX's compiler on a GPU. Each shape of a batch is
-# compiled anew, and these many are kept. On a CPU it would call a C++ compiler.
-COMPILED = False
-COMPILED_KEPT = 8
-
 
 def loss_and_gradients(
     decoder: Decoder,
@@ -50,8 +45,7 @@ def loss_and_gradients(
     step = _Step(decoder, batch, objective, references)
     if segment:
         return _in_segments(step, trainable, params, segment, key)
-    run = _compiled(step, trainable) if COMPILED and not on_cpu() else _whole(step, trainable)
-    parts, gradients = run(params, step.inputs, key)
+    parts, gradients = _whole(step, trainable)(params, step.inputs, key)
     return Measured(*parts), gradients
 
 
@@ -96,7 +90,6 @@ class _Step:
         self.layout = lay_out(batch, shared=not any(by_length(rope) for rope in ropes))
         self.states: list[Any] = states_of(decoder.spec, self.layout)
         self.rows = _rows(self.layout)
-        # What differs between batches of one layout.
         self.inputs: Inputs = {
             "ids": mx.array(self.layout.tokens).reshape(self.layout.shape),
             "targets": mx.array(self.layout.targets),
@@ -146,18 +139,6 @@ def _whole(step: _Step, trainable: Trainable) -> Run:
         found: tuple[Parts, Params] = mx.value_and_grad(total)(params)
         return found
 
-    return run
-
-
-def _compiled(step: _Step, trainable: Trainable) -> Run:
-    """One for all batches that are laid out alike."""
-    layout, kept = step.layout, trainable.compiled
-    place = (step.objective, layout.segments, layout.rows, layout.counts, "references" in step.inputs)
-    if place not in kept:
-        while len(kept) >= COMPILED_KEPT:
-            del kept[next(iter(kept))]
-        kept[place] = mx.compile(_whole(step, trainable))
-    run: Run = kept[place]
     return run
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 from mlxone.backend.arrays import mx
 from mlxone.core.errors import UsageError
@@ -53,7 +53,6 @@ class Trainable:
         ]
         self.paths = tuple(path for paths in self.by_layer for path in paths)
         self.dtype = decoder.embedding(mx.array([0])).dtype
-        self.compiled: dict[Any, Any] = {}  # what `gradients` has had compiled for it
         _check_modules(modules, self.paths, decoder)
 
     def start(self, seed: int) -> Params:

@@ -277,45 +277,6 @@ def test_the_shortest_pairs_have_gradients(pair: Pair):
         assert math.isfinite(loss) and all(mx.isfinite(slope).all().item() for slope in slopes.values())
 
 
-def test_what_is_compiled_is_only_used_for_batches_laid_out_alike(monkeypatch: pytest.MonkeyPatch):
-    """The compiler itself is a GPU's affair; here it hands functions back as they are."""
-    model = tiny.decoder()
-    batches: list[tuple[Any, Any]] = [
-        (tiny.samples(9, 14, prompt=2), Sft()),
-        (tiny.samples(9, 14, prompt=2)[::-1], Sft()),
-        ([Sample(tiny.ids(9, 4), 2), Sample(tiny.ids(14, 5), 2)], Sft()),
-        (tiny.samples(9, 14, prompt=3), Sft()),
-        (PAIRS, Dpo(0.3)),
-        (PAIRS, Dpo(0.4)),
-        (tiny.pairs((7, 4, 5), (3, 8, 2), (12, 6, 6)), Dpo(0.4)),
-    ]
-    trainable = Trainable(model, rank=4, dropout=0.2)
-    values = tiny.params(trainable)
-
-    def all_losses() -> list[float]:
-        keys = [mx.random.key(number) for number in range(len(batches))]
-        found = [
-            tiny.gradients(
-                model, trainable, values, batch, objective,
-                references=REFERENCES if isinstance(objective, Dpo) else None, key=key,
-            )
-            for (batch, objective), key in zip(batches, keys, strict=True)
-        ]  # fmt: skip
-        return [loss for loss, _ in found]
-
-    expected = all_losses()
-    assert not trainable.compiled
-    monkeypatch.setattr(gradients, "COMPILED", True)
-    monkeypatch.setattr(gradients, "on_cpu", lambda: False)
-    monkeypatch.setattr(gradients, "COMPILED_KEPT", 4)
-    mx.disable_compile()
-    try:
-        assert all_losses() == expected
-    finally:
-        mx.enable_compile()
-    assert len(trainable.compiled) == 4
-
-
 def test_less_is_kept_the_shorter_the_segments():
     model = tiny.decoder()
     with lock, on_stream():
