@@ -28,12 +28,13 @@ EXTRA   := $(filter-out none,$(BACKEND))
 PLACE   := $(shell pwd | cksum | cut -d ' ' -f 1)
 APP     := $(VENV)/.installed-$(BACKEND)-$(PLACE)
 TESTS   := $(APP)-test
+ORACLE  := $(APP)-oracle
 NEEDS_PYTHON = $(or $(PYTHON),false) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	echo "mlxone needs Python 3.11 or later: install one, or name it with make PYTHON=…"; exit 1; }
 PARTS   := $(wildcard mlxone tests tools bench packer build.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-binary prove lint format parity fuzz soak learn bench dist starter clean
+.PHONY: help run test test-binary prove lint format parity oracle fuzz soak learn bench dist starter clean
 .DELETE_ON_ERROR:
 
 help: ## Show this list
@@ -45,7 +46,7 @@ run: starter ## Set up if needed and let the starter model answer PROMPT
 # Each of two processes has one thread for its matrices: four threads on two cores wait for each other.
 test: export OPENBLAS_NUM_THREADS = 1
 test: $(TESTS) lint starter ## Set up if needed; lint, types, tests (no network once set up)
-	@$(BIN)/python -m pytest -n 2 --dist loadscope -q --ignore tests/parity --ignore tests/binary
+	@$(BIN)/python -m pytest -n 2 --dist loadscope -q --ignore tests/parity --ignore tests/oracle --ignore tests/binary
 	@MLXONE_CPU=native $(BIN)/python -m pytest -n 2 -q tests/parity
 
 test-binary: build/.dist ## Build what is shipped if needed, and prove that it works
@@ -68,9 +69,12 @@ format: $(TESTS) ## Put style and format right where that can be done by itself
 parity: $(TESTS) starter ## The long proof that logits equal mlx-lm's
 	@MLXONE_CPU=native $(BIN)/python -m pytest tests/parity -q -m "long or not long"
 
+oracle: $(ORACLE) ## Logits of every family against transformers' (the first time it installs torch)
+	@$(BIN)/python -m pytest tests/oracle -q
+
 fuzz: $(TESTS) starter ## Damaged files and random requests, at length
 	@$(BIN)/python -m pytest tests -n 2 -q -m "long or hypothesis" --ignore tests/parity \
-		--ignore tests/binary --hypothesis-profile=fuzz
+		--ignore tests/oracle --ignore tests/binary --hypothesis-profile=fuzz
 
 soak: $(TESTS) starter ## Thousands of requests at one server: nothing may grow and nothing may stay
 	@$(BIN)/python -m pytest tests/e2e -q -m long -k serve
@@ -121,4 +125,9 @@ $(APP): pyproject.toml constraints.txt
 $(TESTS): $(APP)
 	@echo "installing what the tests need"
 	@$(PIP) install -c constraints.txt --no-build-isolation -e '.[test$(if $(EXTRA),$(COMMA)$(EXTRA))]'
+	@touch $@
+
+$(ORACLE): $(TESTS)
+	@echo "installing torch, a large download"
+	@$(PIP) install -c constraints.txt --no-build-isolation -e '.[oracle$(if $(EXTRA),$(COMMA)$(EXTRA))]'
 	@touch $@

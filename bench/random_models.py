@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from mlxone.backend.arrays import mx  # before mlx.nn: it brings the BLAS
 
 # isort: split
 import mlx.nn as nn
-from mlx.utils import tree_flatten, tree_map
+from mlx.utils import tree_flatten, tree_map_with_path
 from mlx_lm.utils import _get_classes
 
 # Published configurations; what is left out is the family's default.
@@ -49,11 +50,19 @@ def save_random_model(
     quantization: Mapping[str, Any] | None = None,
     seed: int = 0,
 ) -> None:
-    """mlx-lm builds and saves it. `quantization`: group_size, bits, mode, and overrides by path."""
+    """mlx-lm builds and saves it. `quantization`: group_size, bits, mode, and overrides by path.
+
+    What mlx-lm's conversions keep in float32 is float32 here, whatever `dtype` says.
+    """
     model_class, args_class = _get_classes(dict(config))
-    model = model_class(args_class.from_dict(dict(config)))
+    model = model_class(args_class.from_dict(copy.deepcopy(dict(config))))
+    casts: Callable[[str], bool] = getattr(model, "cast_predicate", lambda path: True)
     mx.random.seed(seed)
-    model.update(tree_map(lambda a: _random(a.shape).astype(dtype), model.parameters()))
+
+    def random(path: str, old: mx.array) -> mx.array:
+        return _random(path, old.shape).astype(dtype if casts(path) else mx.float32)
+
+    model.update(tree_map_with_path(random, model.parameters()))
     written = dict(config)
     if quantization is not None:
         _quantize(model, quantization)
@@ -64,8 +73,14 @@ def save_random_model(
     (folder / "config.json").write_text(json.dumps(written))
 
 
-def _random(shape: Sequence[int]) -> mx.array:
+def _random(path: str, shape: Sequence[int]) -> mx.array:
     # Norm weights near 1, matrices small enough to keep activations in range.
+    if path.endswith("A_log"):  # recurrent heads that forget at all speeds
+        return mx.log(mx.random.uniform(1, 16, shape))
+    if path.endswith("dt_bias"):  # by a little at each token
+        return mx.random.uniform(-5, -1, shape)
+    if path.endswith(("conv1d.weight", "conv.weight")):  # [channels, tokens, 1]
+        return mx.random.normal(shape) * shape[1] ** -0.5
     if len(shape) == 1:
         return 1 + 0.1 * mx.random.normal(shape)
     return mx.random.normal(shape) * shape[-1] ** -0.5

@@ -24,9 +24,16 @@ class LayerFacts:
     kv_heads: int = 0
     key_dim: int = 0  # of one head
     value_dim: int = 0
-    state_bytes: int = 0  # what a recurrent layer keeps for one row, in all
+    state_bytes: int = 0  # what a recurrent layer keeps for one row in float32
+    tail: int = 0  # elements of the activations' type that it keeps beside that
     kv_bits: int | None = None  # what kv_config.json says of these layers
     kv_group: int = 64
+    # What it computes with while a prompt is read:
+    score_tables: int = 1  # how many tables of scores, where attention writes one down
+    unfolded: int = 0  # elements made anew of each token that is kept
+    channels: int = 0  # a recurrent layer's own width
+    by_token: bool = False  # a state for each token
+    pair_heads: int = 0  # heads with a table of weights between the tokens of a part
 
 
 @dataclass(frozen=True, slots=True)

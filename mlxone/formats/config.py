@@ -91,6 +91,7 @@ class Config(Mapping[str, Any]):
         source: str = "config.json",
     ) -> None:
         self._values = {**(defaults or {}), **{k: v for k, v in values.items() if v is not None}}
+        self._nulls = {k for k, v in values.items() if v is None}
         self.source = source
 
     @classmethod
@@ -98,10 +99,16 @@ class Config(Mapping[str, Any]):
         return cls(read_json(folder / "config.json"), source=str(folder / "config.json"))
 
     def with_defaults(self, defaults: Mapping[str, Any]) -> Config:
-        return Config(self._values, defaults=defaults, source=self.source)
+        config = Config(self._values, defaults=defaults, source=self.source)
+        config._nulls = self._nulls
+        return config
 
     def __getitem__(self, key: str) -> Any:
         return self._values[key]
+
+    def is_null(self, key: str) -> bool:
+        """Whether it says null: mostly the same as nothing, sometimes as "without"."""
+        return key in self._nulls
 
     def __iter__(self) -> Any:
         return iter(self._values)

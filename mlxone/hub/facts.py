@@ -14,24 +14,18 @@ from mlxone.formats.config import Config, read_json_list
 from mlxone.formats.packing import BITS, packed_bits, parameters, quantization
 from mlxone.formats.safetensors import FLOATS, ITEM_BYTES, TensorInfo, read_header
 from mlxone.formats.shards import shard_paths
-from mlxone.hub.layers import global_head_dim, head_dim, layers_of
+from mlxone.hub import habits
+from mlxone.hub.layers import global_head_dim, head_dim, layers_of, nemotron_letters
 
 # Towers and heads that a text answer does not need, by the first name in a tensor's path.
 SIDECAR = re.compile(
     r"^(model\.)?(vision\w*|visual|audio\w*|embed_vision|embed_audio|multi_modal_projector|mm_\w+|mtp)\."
     r"|^(model\.|language_model\.)*mtp\."
 )
+LAYER = re.compile(r"^(?:(?:model|language_model|backbone)\.)*layers\.(\d+)\.")
 EXPERTS = re.compile(r"\.(experts|switch_mlp|switch_glu)\.")
-LOOKUP = re.compile(r"(^|\.)(embed_tokens_per_layer|embed_tokens)\.")
-# What published configs of a family leave out.
-DEFAULTS: Mapping[str, Mapping[str, Any]] = {
-    "gemma3_text": {
-        "num_attention_heads": 8,
-        "num_key_value_heads": 4,
-        "head_dim": 256,
-        "vocab_size": 262_208,
-    },
-}
+STACKS = re.compile(r"\.(experts|switch_mlp|switch_glu|embed_q|unembed_out)\b.*\.weight$")  # a matrix each
+LOOKUP = re.compile(r"(^|\.)(embed_tokens_per_layer|embed_tokens|embeddings)\.")
 KV_GROUPS = (32, 64, 128)
 
 
@@ -47,12 +41,13 @@ def facts_of(
     config: Config, tensors: Iterable[TensorInfo], kv_bits: Mapping[int, tuple[int, int]]
 ) -> ModelFacts:
     """From what a config and all headers say, wherever they were read."""
-    weights = Weights.of(config, list(tensors))
     text = text_config(config)
+    layers = layers_of(text, kv_bits)
+    weights = Weights.of(config, list(tensors), sum(layer.count for layer in layers))
     experts, chosen = _experts(text)
     return ModelFacts(
         model_type=str(config.get("model_type")),
-        layers=layers_of(text, weights.float_bytes, kv_bits),
+        layers=layers,
         hidden_size=text.count("hidden_size"),
         intermediate_size=_widest(text, chosen),
         heads=text.count("num_attention_heads"),
@@ -68,11 +63,13 @@ def facts_of(
 
 def text_config(config: Config) -> Config:
     """The language model's part, where a config describes several models."""
+    outer, inner = config.get("model_type"), config.get("model_type")
     nested = config.section("text_config")
     if nested:
-        name = nested.get("model_type", config.get("model_type"))
-        config = Config({**nested, "model_type": name}, source=f"{config.source}: text_config")
-    return config.with_defaults(DEFAULTS.get(str(config.get("model_type")), {}))
+        inner = nested.get("model_type", outer)
+        whole = {key: config[key] for key in ("vocab_size", "tie_word_embeddings") if key in config}
+        config = Config({**nested, **whole, "model_type": inner}, source=f"{config.source}: text_config")
+    return config.with_defaults(habits.defaults(outer, inner))
 
 
 def kv_config_of(value: object, source: str) -> dict[int, tuple[int, int]]:
@@ -90,6 +87,9 @@ def kv_config_of(value: object, source: str) -> dict[int, tuple[int, int]]:
 
 
 def _experts(text: Config) -> tuple[int, int]:
+    letters = nemotron_letters(text)
+    if text.get("enable_moe_block") is False or (letters and "E" not in letters):
+        return 0, 0  # whatever else is said of experts
     names = ("num_experts", "num_local_experts", "n_routed_experts")
     count = next((text.count(n) for n in names if text.get(n)), 0)
     chosen = next((text.count(n) for n in ("num_experts_per_tok", "top_k_experts") if text.get(n)), 0)
@@ -98,15 +98,31 @@ def _experts(text: Config) -> tuple[int, int]:
 
 def _widest(text: Config, chosen: int) -> int:
     """The widest a feed-forward layer becomes for one token, all its chosen experts counted."""
-    dense = text.count("intermediate_size") if text.get("intermediate_size") else 0
-    if text.get("use_double_wide_mlp") and text.get("num_kv_shared_layers"):
-        dense *= 2
-    each = text.count("moe_intermediate_size") if text.get("moe_intermediate_size") else 0
-    if not each:
-        return max(dense * chosen, dense) if chosen else dense
-    shared = text.get("shared_expert_intermediate_size")
-    beside = shared if type(shared) is int else 0
-    return max(dense, each * chosen + beside)
+    dense = _stated(text, "block_ff_dim") or _stated(text, "intermediate_size")
+    if not chosen:
+        doubled = text.get("use_double_wide_mlp") and text.get("num_kv_shared_layers")
+        return 2 * dense if doubled and not text.is_null("num_kv_shared_layers") else dense
+    each = _stated(text, "moe_intermediate_size")
+    return max(dense, (each or dense) * chosen + _beside_experts(text, each))
+
+
+def _beside_experts(text: Config, each: int) -> int:
+    """The expert that every token is sent to."""
+    names = (
+        "shared_expert_intermediate_size", "moe_shared_expert_intermediate_size", "shared_intermediate_size",
+    )  # fmt: skip
+    return next((size for n in names if (size := _stated(text, n))), each * _stated(text, "n_shared_experts"))
+
+
+def _stated(text: Config, key: str) -> int:
+    """A size, or 0 where none is named."""
+    return text.count(key) if text.get(key) else 0
+
+
+def _is_beside(name: str, layers: int) -> bool:
+    """A layer behind the last one guesses the token after next."""
+    found = LAYER.match(name)
+    return int(found[1]) >= layers if found else SIDECAR.search(name) is not None
 
 
 @dataclass(slots=True)
@@ -127,9 +143,9 @@ class Weights:
     mode: str | None = None
 
     @classmethod
-    def of(cls, config: Config, tensors: list[TensorInfo]) -> Weights:
+    def of(cls, config: Config, tensors: list[TensorInfo], layers: int) -> Weights:
         found = cls()
-        language = [t for t in tensors if not SIDECAR.search(t.name)]
+        language = [t for t in tensors if not _is_beside(t.name, layers)]
         by_name = {t.name: t for t in language}
         tied = not any(name.endswith("lm_head.weight") for name in by_name)
         for tensor in language:
@@ -157,7 +173,7 @@ class Weights:
         self.parameters += count
         if packed is None:
             matrix = tensor.name.endswith(".weight") and len(tensor.shape) == 2
-            self.unpackable += 0 if matrix or EXPERTS.search(tensor.name) else tensor.size
+            self.unpackable += 0 if matrix or STACKS.search(tensor.name) else tensor.size
         elif packed == 0:  # scales and biases are no parameters of the model
             self.scales += size if tensor.dtype in FLOATS else 0  # scales of one byte are never widened
         else:

@@ -36,5 +36,27 @@ def attention(
     *,
     scale: float,
     mask: mx.array | str | None,
+    sinks: mx.array | None = None,
+    softcap: float | None = None,
 ) -> mx.array:
-    return mx.fast.scaled_dot_product_attention(queries, held[0], held[1], scale=scale, mask=mask)
+    keys, values = held
+    if softcap is not None:
+        return _capped_attention(queries * scale, keys, values, mask, softcap)
+    return mx.fast.scaled_dot_product_attention(queries, keys, values, scale=scale, mask=mask, sinks=sinks)
+
+
+def _capped_attention(
+    queries: mx.array, keys: mx.array, values: mx.array, mask: mx.array | str | None, cap: float
+) -> mx.array:
+    """Scores are bent to stay within the cap. MLX has no fused form of that."""
+    shape = queries.shape
+    groups = shape[1] // keys.shape[1]
+    if groups > 1:
+        queries = queries.reshape(shape[0], keys.shape[1], groups, *shape[2:])
+        keys, values = keys[:, :, None], values[:, :, None]
+    scores = mx.tanh((queries @ keys.swapaxes(-1, -2)) / cap) * cap
+    if isinstance(mask, str):
+        mask = causal_mask(shape[2], keys.shape[-2] - shape[2])
+    if mask is not None:
+        scores = mx.where(mask, scores, mx.array(mx.finfo(scores.dtype).min, scores.dtype))
+    return (mx.softmax(scores, precise=True, axis=-1) @ values).reshape(shape)

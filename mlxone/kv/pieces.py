@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from mlxone.backend.arrays import mx
 
 if TYPE_CHECKING:
-    from mlxone.kv.state import LayerState
+    from mlxone.kv.state import AttentionState
 
 TOKENS = 2  # the axis of [B, heads, tokens, dim]
 
@@ -21,7 +21,9 @@ TOKENS = 2  # the axis of [B, heads, tokens, dim]
 @dataclass(frozen=True, slots=True)
 class Piece:
     held: tuple[mx.array, ...]  # [B, heads, tokens, dim] each
-    state: Callable[[Sequence[mx.array], int], LayerState]  # from such arrays and how many tokens they hold
+    state: Callable[
+        [Sequence[mx.array], int], AttentionState
+    ]  # from such arrays and how many tokens they hold
 
     def part(self, start: int, end: int) -> Piece:
         return Piece(tuple(own(array, start, end) for array in self.held), self.state)
@@ -34,7 +36,7 @@ class Piece:
         return sum(array.nbytes for array in self.held)
 
 
-def joined(pieces: Sequence[Piece], length: int, capacity: int) -> LayerState:
+def joined(pieces: Sequence[Piece], length: int, capacity: int) -> AttentionState:
     """A state that holds the first `length` tokens of the pieces, with room for more up to `capacity`."""
     parts = zip(*(piece.held for piece in pieces), strict=True)
     return pieces[0].state([_joined(arrays, length, capacity) for arrays in parts], length)

@@ -32,6 +32,10 @@ class PlainState:
         self.keys[..., start:end, :] = keys
         self.values[..., start:end, :] = values
         self.offset = end
+        return self.held()
+
+    def held(self) -> tuple[mx.array, mx.array]:
+        assert self.keys is not None and self.values is not None
         return self._filled(self.keys), self._filled(self.values)
 
     def moves(self, length: int) -> bool:

@@ -69,6 +69,10 @@ class RotatingState:
         self.values[..., self.cursor : self.cursor + 1, :] = values
         self.offset += 1
         self.cursor += 1
+        return self.held()
+
+    def held(self) -> tuple[mx.array, mx.array]:
+        assert self.keys is not None and self.values is not None
         if self.offset < self.keys.shape[2]:
             return self.keys[..., : self.offset, :], self.values[..., : self.offset, :]
         return self.keys, self.values

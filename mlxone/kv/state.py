@@ -1,13 +1,15 @@
 """The shape every layer state has, and the list of them that is a model's memory.
 
-A state owns both its storage and the attention over it, so a model never asks which kind it
-holds: quantized, batched and recurrent kinds join by having the same methods.
+`LayerState` is what whoever keeps, forks, stores and forgets states needs, and all that recurrent ones
+have in common with the others; `AttentionState` adds what attention needs. That kind owns both its
+storage and the attention over it, so attention never asks which one it holds: quantized and batched
+kinds join by having the same methods.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from mlxone.backend.arrays import lock, mx
 from mlxone.kv.pieces import Piece
@@ -26,38 +28,45 @@ class LayerState(Protocol):
     def mask(self, length: int) -> Mask:
         """What `length` new tokens may look at, asked before they are appended."""
 
-    def rotate(self, rope: Rope, x: mx.array) -> mx.array:
-        """Turns new tokens [B, heads, L, dim], not yet appended, to the positions they have."""
-
-    def append(self, keys: mx.array, values: mx.array) -> Any:
-        """Takes in new tokens [B, heads, L, dim]; returns what `attend` needs of all that is held."""
-
     def moves(self, length: int) -> bool:
         """Whether taking in `length` more tokens copies what is held to another place."""
-
-    def attend(self, queries: mx.array, held: Any, *, scale: float, mask: Mask) -> mx.array: ...
 
     def can_trim(self, count: int) -> bool: ...
 
     def trim(self, count: int) -> None:
         """Forgets the last `count` tokens; only after `can_trim` said yes."""
 
-    def fresh(self) -> LayerState:
+    def fresh(self) -> Self:
         """An empty state of the same kind."""
 
-    def fork(self) -> LayerState:
+    def fork(self) -> Self:
         """An independent state with the same memory. Arrays are shared until one side writes."""
 
     def cut(self, start: int, end: int) -> Piece | None:
         """Copies what it holds of some tokens; None where it is not cuttable."""
 
-    def snapshot(self) -> LayerState:
+    def snapshot(self) -> Self:
         """A fork with arrays of its own and without room to grow: nothing keeps more alive than it holds."""
 
     def arrays(self) -> Sequence[mx.array]: ...
 
     @property
     def nbytes(self) -> int: ...
+
+
+class AttentionState(LayerState, Protocol):
+    """Of a layer that remembers keys and values."""
+
+    def rotate(self, rope: Rope, x: mx.array) -> mx.array:
+        """Turns new tokens [B, heads, L, dim], not yet appended, to the positions they have."""
+
+    def append(self, keys: mx.array, values: mx.array) -> Any:
+        """Takes in new tokens [B, heads, L, dim]; returns what `attend` needs of all that is held."""
+
+    def held(self) -> Any:
+        """What the last `append` returned, for a layer that attends over what this one keeps."""
+
+    def attend(self, queries: mx.array, held: Any, *, scale: float, mask: Mask) -> mx.array: ...
 
 
 def _nobody() -> None: ...

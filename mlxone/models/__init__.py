@@ -1,1 +1,1 @@
-"""Weights to logits. Families are data (`families.py`) for one decoder (`decoder.py`)."""
+"""Weights to logits. Families are data (`families`) for one decoder (`decoder.py`)."""

@@ -33,7 +33,7 @@ from mlxone.formats.safetensors import FLOATS, read_header
 from mlxone.models.changed import leaves_of, norms_of
 from mlxone.models.changes import Change, Changes, Dora, LowRank, Replaced
 from mlxone.models.decoder import Decoder
-from mlxone.models.layers import Linear, Norm
+from mlxone.models.layers import AnyNorm, Linear
 
 # A part of the path of a text model inside one that sees or hears; one of the two may lack it.
 INNER = "language_model"
@@ -131,13 +131,13 @@ class Adapter:
     def _all(self) -> Iterator[Piece]:
         return (piece for pieces in self._pieces.values() for piece in pieces)
 
-    def _places(self, decoder: Decoder) -> dict[str, tuple[str, Linear | Norm]]:
+    def _places(self, decoder: Decoder) -> dict[str, tuple[str, Linear | AnyNorm]]:
         """The model's own path and its part for each of the adapter's paths, every tensor checked."""
-        parts: dict[str, Linear | Norm] = {**leaves_of(decoder)}
+        parts: dict[str, Linear | AnyNorm] = {**leaves_of(decoder)}
         if self.kind == "full":
             parts |= norms_of(decoder)
         inner = _without_inner(parts)
-        places: dict[str, tuple[str, Linear | Norm]] = {}
+        places: dict[str, tuple[str, Linear | AnyNorm]] = {}
         taken: set[str] = set()
         for path, pieces in self._pieces.items():
             own = path if path in parts else inner.get(_outer(path), "")
@@ -148,7 +148,7 @@ class Adapter:
             places[path] = (own, parts[own])
         return places
 
-    def _check(self, path: str, pieces: list[Piece], part: Linear | Norm) -> None:
+    def _check(self, path: str, pieces: list[Piece], part: Linear | AnyNorm) -> None:
         for piece in pieces:
             shape = _expected(piece, part)
             if shape is None:
@@ -158,11 +158,11 @@ class Adapter:
                 raise self._misfit(piece, f"the model needs {list(wanted)}")
 
     def _change(
-        self, path: str, pieces: Mapping[Role, Piece], decoder: Decoder, part: Linear | Norm
+        self, path: str, pieces: Mapping[Role, Piece], decoder: Decoder, part: Linear | AnyNorm
     ) -> Change:
         if self.kind == "full":
-            dtype = part.weight.dtype if isinstance(part, Norm) else part.dense().dtype
-            weight = pieces["weight"].array.astype(dtype) if "weight" in pieces else _dense(part)
+            dtype = _stored(part).dtype
+            weight = pieces["weight"].array.astype(dtype) if "weight" in pieces else _stored(part)
             bias = pieces["bias"].array.astype(dtype) if "bias" in pieces else None
             return Replaced(weight, bias)
         a, b, scale = pieces["a"].array, pieces["b"].array, self.config.scale_of(path)
@@ -175,14 +175,15 @@ class Adapter:
         )
 
 
-def _dense(part: Linear | Norm) -> mx.array:
-    return part.weight if isinstance(part, Norm) else part.dense()
+def _stored(part: Linear | AnyNorm) -> mx.array:
+    """As a checkpoint has it."""
+    return part.stored if isinstance(part, AnyNorm) else part.dense()
 
 
-def _expected(piece: Piece, part: Linear | Norm) -> tuple[int, ...] | None:
+def _expected(piece: Piece, part: Linear | AnyNorm) -> tuple[int, ...] | None:
     """None: the part has no such thing."""
-    if isinstance(part, Norm):
-        return part.weight.shape if piece.role == "weight" else None
+    if isinstance(part, AnyNorm):
+        return part.stored.shape if piece.role == "weight" else None
     rank = piece.array.shape[1 if piece.role == "a" else 0] if piece.array.ndim == 2 else -1
     shapes: dict[Role, tuple[int, ...]] = {
         "a": (part.in_dims, rank),

@@ -20,13 +20,24 @@ from mlxone.models.changes import (
     changed_linear,
     changed_norm,
 )
-from mlxone.models.decoder import Block, Decoder
-from mlxone.models.layers import Joined, Linear, Norm, PackedLinear, Parallel, PlainLinear
+from mlxone.models.block import AnyBlock
+from mlxone.models.decoder import Decoder
+from mlxone.models.layers import (
+    AnyNorm,
+    Joined,
+    LayerNorm,
+    Linear,
+    Norm,
+    PackedLinear,
+    Parallel,
+    PlainLinear,
+)
 
 Part = TypeVar("Part")
 
 LINEARS = (PlainLinear, PackedLinear, LowRankLinear, DoraLinear)
 GROUPS = (Joined, Parallel)
+NORMS = (Norm, LayerNorm)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,17 +51,17 @@ def changed_decoder(decoder: Decoder, changes: Changes) -> Decoder:
     return _changed(decoder, changes)
 
 
-def changed_block(block: Block, changes: Changes) -> Block:
+def changed_block(block: AnyBlock, changes: Changes) -> AnyBlock:
     """`changes` are this block's alone: a path that is not in it is a wrong one."""
     return _changed(block, changes)
 
 
-def linears_of(part: Decoder | Block) -> dict[str, LinearFacts]:
+def linears_of(part: Decoder | AnyBlock) -> dict[str, LinearFacts]:
     """By path, always in the same order."""
     return {path: LinearFacts(p.in_dims, p.out_dims, p.bits) for path, p in leaves_of(part).items()}
 
 
-def leaves_of(part: Decoder | Block) -> dict[str, Linear]:
+def leaves_of(part: Decoder | AnyBlock) -> dict[str, Linear]:
     """Every linear that has a path, what is joined taken apart."""
     found: dict[str, Linear] = {}
     for piece in _pieces(part):
@@ -62,8 +73,8 @@ def leaves_of(part: Decoder | Block) -> dict[str, Linear]:
     return found
 
 
-def norms_of(part: Decoder | Block) -> dict[str, Norm]:
-    return {piece.path: piece for piece in _pieces(part) if isinstance(piece, Norm) and piece.path}
+def norms_of(part: Decoder | AnyBlock) -> dict[str, AnyNorm]:
+    return {piece.path: piece for piece in _pieces(part) if isinstance(piece, NORMS) and piece.path}
 
 
 def _changed(part: Part, changes: Changes) -> Part:
@@ -75,7 +86,7 @@ def _changed(part: Part, changes: Changes) -> Part:
     def piece(old: Any) -> Any:
         if isinstance(old, GROUPS):
             return changed_group(old, wanted)
-        if isinstance(old, Norm):
+        if isinstance(old, NORMS):
             return changed_norm(old, wanted[old.path]) if old.path in wanted else old
         return changed_linear(old, wanted[old.path]) if old.path in wanted else old
 
@@ -88,7 +99,7 @@ def rebuilt(part: Any, piece: Callable[[Any], Any]) -> Any:
 
     Where that gives back the same object everywhere, so does this.
     """
-    if isinstance(part, (*LINEARS, *GROUPS, Norm)):
+    if isinstance(part, (*LINEARS, *GROUPS, *NORMS)):
         return piece(part)
     if isinstance(part, list | tuple):
         items = [rebuilt(item, piece) for item in part]

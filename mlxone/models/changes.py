@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from mlxone.backend.arrays import mx
 from mlxone.core.errors import AdapterMismatch
-from mlxone.models.layers import Joined, Linear, Norm, Parallel, PlainLinear
+from mlxone.models.layers import AnyNorm, Joined, Linear, Parallel, PlainLinear
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -170,13 +170,13 @@ def changed_linear(linear: Linear, changes: Sequence[Change]) -> Linear:
     return LowRankLinear(linear, deltas) if deltas else linear
 
 
-def changed_norm(norm: Norm, changes: Sequence[Change]) -> Norm:
+def changed_norm(norm: AnyNorm, changes: Sequence[Change]) -> AnyNorm:
     if len(changes) > 1:
         raise _clash(norm.path, "weights from two adapters")
     change = changes[0]
     if not isinstance(change, Replaced) or change.bias is not None:
         raise AdapterMismatch(f"{norm.path} is a norm: only its weight can be replaced")
-    return Norm(change.weight, norm.eps, path=norm.path)
+    return norm.with_stored(change.weight)
 
 
 def changed_group(group: Joined | Parallel, changes: Changes) -> Joined | Parallel:

@@ -6,115 +6,36 @@ B: rows, L: new tokens, D: hidden size, H: heads.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from mlxone.backend.arrays import mx, wire_memory
 from mlxone.backend.cpu import WeightForm
 from mlxone.core.errors import DOWNLOAD_AGAIN, DamagedModel
+from mlxone.kv.buffer import causal_mask
 from mlxone.kv.plain import PlainState
+from mlxone.kv.recurrent import RecurrentState
 from mlxone.kv.rotating import RotatingState
 from mlxone.kv.state import LayerState, Mask, ModelState
-from mlxone.models.layers import Joined, Linear, Norm, PackedEmbedding, Parallel, PlainEmbedding
-from mlxone.models.rope import Rope
-from mlxone.models.spec import DecoderSpec
+from mlxone.models.block import AnyBlock
+from mlxone.models.layers import AnyNorm, Linear, PackedEmbedding, PlainEmbedding
+from mlxone.models.parts.per_layer_input import PerLayerInputs
+from mlxone.models.spec import RECURRENT, AttentionSpec, DecoderSpec, LogitsSpec, MixerSpec
 
 NEAR_END = 4  # the last quarter of the layers
-
-Gate = Callable[[mx.array, mx.array], mx.array]
-
-
-class Attention:
-    __slots__ = ("head_dim", "heads", "k_norm", "kv_heads", "out", "q_norm", "qkv", "rope", "scale")
-
-    def __init__(
-        self,
-        spec: DecoderSpec,
-        qkv: Joined | Parallel,
-        out: Linear,
-        rope: Rope | None,
-        norms: tuple[Norm, Norm] | None,
-    ) -> None:
-        self.heads, self.kv_heads, self.head_dim, self.scale = (
-            spec.heads,
-            spec.kv_heads,
-            spec.head_dim,
-            spec.scale,
-        )
-        self.qkv, self.out, self.rope = qkv, out, rope
-        self.q_norm: Norm | None = None
-        self.k_norm: Norm | None = None
-        if norms is not None:
-            self.q_norm, self.k_norm = norms
-
-    def __call__(self, x: mx.array, state: LayerState, mask: Mask) -> mx.array:
-        batch, length, _ = x.shape
-        queries, keys, values = self.qkv(x)
-        queries = self._by_head(queries, self.heads, self.q_norm)
-        keys = self._by_head(keys, self.kv_heads, self.k_norm)
-        values = self._by_head(values, self.kv_heads, None)
-        if self.rope is not None:
-            queries, keys = state.rotate(self.rope, queries), state.rotate(self.rope, keys)
-        held = state.append(keys, values)
-        out = state.attend(queries, held, scale=self.scale, mask=mask)
-        if length > 1:
-            out = out.transpose(0, 2, 1, 3)
-        return self.out(out.reshape(batch, length, -1))
-
-    def _by_head(self, x: mx.array, heads: int, norm: Norm | None) -> mx.array:
-        """[B, L, H * dim] to [B, H, L, dim]. One token needs no transposing: fewer steps for the host."""
-        batch, length, _ = x.shape
-        shape = (batch, heads, 1, self.head_dim) if length == 1 else (batch, length, heads, self.head_dim)
-        x = x.reshape(shape)
-        if norm is not None:
-            x = norm(x)
-        return x if length == 1 else x.transpose(0, 2, 1, 3)
-
-    def arrays(self) -> list[mx.array]:
-        norms = [n.weight for n in (self.q_norm, self.k_norm) if n is not None]
-        return [*self.qkv.arrays(), *self.out.arrays(), *norms]
-
-
-class FeedForward:
-    __slots__ = ("down", "gate", "gate_up")
-
-    def __init__(self, gate_up: Joined | Parallel, down: Linear, gate: Gate) -> None:
-        self.gate_up, self.down, self.gate = gate_up, down, gate
-
-    def __call__(self, x: mx.array) -> mx.array:
-        gate, up = self.gate_up(x)
-        return self.down(self.gate(gate, up))
-
-    def arrays(self) -> list[mx.array]:
-        return [*self.gate_up.arrays(), *self.down.arrays()]
-
-
-class Block:
-    __slots__ = ("attention", "attention_norm", "feed_forward", "feed_forward_norm")
-
-    def __init__(
-        self, attention: Attention, attention_norm: Norm, feed_forward: FeedForward, feed_forward_norm: Norm
-    ) -> None:
-        self.attention, self.attention_norm = attention, attention_norm
-        self.feed_forward, self.feed_forward_norm = feed_forward, feed_forward_norm
-
-    def __call__(self, x: mx.array, state: LayerState, mask: Mask) -> mx.array:
-        x = x + self.attention(self.attention_norm(x), state, mask)
-        return x + self.feed_forward(self.feed_forward_norm(x))
-
-    def arrays(self) -> list[mx.array]:
-        norms = [self.attention_norm.weight, self.feed_forward_norm.weight]
-        return [*self.attention.arrays(), *self.feed_forward.arrays(), *norms]
-
+AHEAD = 1  # layers that may be submitted beside the one that is computed
 
 def new_state(spec: DecoderSpec) -> ModelState:
     """Empty; takes no weights, so what a model's states can do is known without it."""
-    window = spec.window
-    return ModelState(
-        [
-            RotatingState(window) if layer.attention == "sliding" and window else PlainState()
-            for layer in spec.layers
-        ]
-    )
+    return ModelState([_state_for(layer.mixer) for layer in spec.layers if layer.remembers])
+
+
+def _state_for(mixer: MixerSpec | None) -> LayerState:
+    if isinstance(mixer, RECURRENT):
+        return RecurrentState()
+    window = mixer.window if isinstance(mixer, AttentionSpec) else None
+    return PlainState() if window is None else RotatingState(window)
 
 
 class Decoder:
@@ -122,8 +43,8 @@ class Decoder:
         self,
         spec: DecoderSpec,
         embedding: PlainEmbedding | PackedEmbedding,
-        blocks: Sequence[Block],
-        norm: Norm,
+        blocks: Sequence[AnyBlock],
+        norm: AnyNorm,
         head: Linear,
         form: WeightForm = "stored",
     ) -> None:
@@ -135,6 +56,9 @@ class Decoder:
             norm,
             head,
         )
+        self.per_layer_inputs: PerLayerInputs | None = None
+        self._kinds = [(layer.memory, layer.mask) for layer in spec.layers]
+        self._plain_logits = spec.logits.plain
         self._in_memory = False
 
     def new_state(self) -> ModelState:
@@ -160,27 +84,36 @@ class Decoder:
         self.materialize()
         length = ids.shape[1]
         paced = paced or state.moves(length)
-        x = self.embedding(ids)
-        masks: dict[str, Mask] = {}
-        submitted: mx.array | None = None
+        x = self.embed(ids)
+        own = [None] * len(self.blocks) if self.per_layer_inputs is None else self.per_layer_inputs(ids, x)
+        masks: dict[str, Mask] = {"none": None}
+        flying: deque[mx.array] = deque()
         last = len(self.blocks)
-        parts = zip(self.spec.layers, self.blocks, state.layers, strict=True)
-        for number, (layer, block, memory) in enumerate(parts, 1):
-            if layer.attention not in masks:  # layers of one kind stand at one offset
-                masks[layer.attention] = memory.mask(length)
-            x = block(x, memory, masks[layer.attention])
+        parts = zip(self._kinds, self.blocks, own, strict=True)
+        for number, ((place, kind), block, share) in enumerate(parts, 1):
+            memory: Any = None if place is None else state.layers[place]
+            if kind not in masks:  # layers of one kind stand at one offset
+                masks[kind] = _mask(kind, memory, length)
+            x = block(x, memory, masks[kind], share)
             if paced and number < last:
                 mx.async_eval(x)
-                if submitted is not None:
-                    mx.eval(submitted)
-                submitted = x
+                flying.append(x)
+                if len(flying) > AHEAD:
+                    mx.eval(flying.popleft())
             elif near_end is not None and not paced and number == last - last // NEAR_END:
                 near_end(x)
         return self.norm(x)
 
+    def embed(self, ids: mx.array) -> mx.array:
+        """[B, L] to what the first layer gets."""
+        x, scale = self.embedding(ids), self.spec.embedding_scale
+        return x if scale is None else x * scale
+
     def logits(self, hidden: mx.array) -> mx.array:
         """[B, L, D] to [B, L, vocabulary]."""
-        return self.head(hidden)
+        if self._plain_logits:
+            return self.head(hidden)
+        return _around_head(self.spec.logits, self.head, hidden)
 
     def materialize(self) -> None:
         """Brings the weights into memory, once, at their first use.
@@ -192,9 +125,8 @@ class Decoder:
             return
         wire_memory()
         try:
-            for part in (self.embedding, *self.blocks):
+            for part in (self.embedding, *self._inputs(), *self.blocks, self.norm, self.head):
                 mx.eval(part.arrays())
-            mx.eval(self.norm.weight, self.head.arrays())
         except RuntimeError as error:
             if "read" not in str(error):  # memory, most likely
                 raise
@@ -207,10 +139,32 @@ class Decoder:
 
     def arrays(self) -> list[mx.array]:
         """Each once: a tied head is the embedding's."""
-        blocks = [a for block in self.blocks for a in block.arrays()]
-        head = [] if self.spec.tied_head else self.head.arrays()
-        return [*self.embedding.arrays(), *blocks, self.norm.weight, *head]
+        parts: list[Any] = [self.embedding, *self._inputs(), *self.blocks, self.norm]
+        if not self.spec.tied_head:
+            parts.append(self.head)
+        return [array for part in parts for array in part.arrays()]
+
+    def _inputs(self) -> list[PerLayerInputs]:
+        return [] if self.per_layer_inputs is None else [self.per_layer_inputs]
 
 
-def silu_gate(gate: mx.array, up: mx.array) -> mx.array:
-    return gate * mx.sigmoid(gate) * up
+def _mask(kind: str, state: LayerState, length: int) -> Mask:
+    mask = state.mask(length)
+    if kind.endswith("array") and isinstance(mask, str):
+        return causal_mask(length, state.offset)
+    return mask
+
+
+def _around_head(spec: LogitsSpec, head: Linear, hidden: mx.array) -> mx.array:
+    if spec.divide_hidden is not None:
+        hidden = hidden / spec.divide_hidden
+    return logits_of(spec, head(hidden))
+
+
+def logits_of(spec: LogitsSpec, logits: mx.array) -> mx.array:
+    """Of what the head gives."""
+    if spec.multiply is not None:
+        logits = logits * spec.multiply
+    if spec.divide is not None:
+        logits = logits / spec.divide
+    return logits if spec.softcap is None else mx.tanh(logits / spec.softcap) * spec.softcap

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import Protocol
 
-from mlxone.backend.arrays import mx
+from mlxone.backend.arrays import mx, on_cpu
 from mlxone.models.quantization import Packing
 
 
@@ -131,15 +131,41 @@ class PackedEmbedding:
 
 
 class Norm:
-    """Root-mean-square norm with a learned scale."""
+    """Root-mean-square norm with a learned scale. Some families store it less one: `plus` is added."""
 
-    __slots__ = ("eps", "path", "weight")
+    __slots__ = ("eps", "path", "plus", "stored", "weight")
 
-    def __init__(self, weight: mx.array, eps: float, *, path: str = "") -> None:
-        self.weight, self.eps, self.path = weight, eps, path
+    def __init__(self, stored: mx.array, eps: float, *, path: str = "", plus: float = 0.0) -> None:
+        self.stored, self.eps, self.path, self.plus = stored, eps, path, plus
+        self.weight = stored + plus if plus else stored
 
     def __call__(self, x: mx.array) -> mx.array:
         return mx.fast.rms_norm(x, self.weight, self.eps)
+
+    def with_stored(self, stored: mx.array) -> Norm:
+        return Norm(stored, self.eps, path=self.path, plus=self.plus)
+
+    def arrays(self) -> list[mx.array]:
+        return [self.weight]
+
+
+class LayerNorm:
+    __slots__ = ("bias", "eps", "path", "stored")
+
+    def __init__(self, stored: mx.array, bias: mx.array | None, eps: float, *, path: str = "") -> None:
+        self.stored, self.bias, self.eps, self.path = stored, bias, eps, path
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return mx.fast.layer_norm(x, self.stored, self.bias, self.eps)
+
+    def with_stored(self, stored: mx.array) -> LayerNorm:
+        return LayerNorm(stored, self.bias, self.eps, path=self.path)
+
+    def arrays(self) -> list[mx.array]:
+        return [self.stored] if self.bias is None else [self.stored, self.bias]
+
+
+AnyNorm = Norm | LayerNorm
 
 
 class Parallel:
@@ -182,6 +208,11 @@ class Joined:
 
     def arrays(self) -> list[mx.array]:
         return self.whole.arrays() + (self.parts.arrays() if self.apart else [])
+
+
+def together(parts: Sequence[Linear]) -> Joined | Parallel:
+    """Joined on a GPU, where fewer, larger products win and stay bit-equal; apart on the CPU."""
+    return Parallel(parts) if on_cpu() or len(parts) == 1 else join(parts)
 
 
 def join(parts: Sequence[Linear]) -> Joined | Parallel:

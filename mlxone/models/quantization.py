@@ -79,9 +79,12 @@ def _stated(entry: Mapping[str, Any], settings: Mapping[str, Any], source: str) 
 def _measured(checkpoint: Checkpoint, path: str, in_dims: int) -> Packing:
     """The shapes tell more reliably than a file-wide default what a weight was packed with."""
     scales, weight = checkpoint.info(f"{path}.scales"), checkpoint.info(f"{path}.weight")
-    if len(scales.shape) != 2 or len(weight.shape) != 2 or not scales.shape[1]:
-        raise DamagedModel(f"{scales.file}: {path} is quantized, but its shapes are not two-dimensional")
-    group, bits = in_dims // scales.shape[1], weight.shape[1] * 32 // in_dims
+    ranks = (len(weight.shape), len(scales.shape))
+    if ranks not in ((2, 2), (3, 3)) or not scales.shape[-1]:
+        raise DamagedModel(
+            f"{scales.file}: {path} is quantized, but its shapes are not two-dimensional, nor of a stack"
+        )
+    group, bits = in_dims // scales.shape[-1], weight.shape[-1] * 32 // in_dims
     if scales.dtype != "U8":
         return Packing(group, bits)
     for mode, fixed in FIXED_MODES.items():

@@ -7,7 +7,7 @@ from typing import Any
 
 from mlxone.core.errors import MlxoneError
 from mlxone.formats.config import Config
-from mlxone.models.families import spec_of
+from mlxone.models.families.table import spec_of
 
 
 def support(config: Mapping[str, Any]) -> str:

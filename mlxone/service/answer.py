@@ -256,7 +256,7 @@ def _room(model: Model, request: ChatRequest, prompt: int) -> int:
 
 
 def _checked_state(state: ModelState, model: Model) -> ModelState:
-    if not isinstance(state, ModelState) or len(state.layers) != len(model.decoder.blocks):
+    if not isinstance(state, ModelState) or len(state.layers) != len(model.decoder.new_state().layers):
         raise UsageError(
             "the given state does not belong to this model", hint="make it with model.new_state()"
         )

@@ -10,13 +10,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mlxone.backend.arrays import mx
+from mlxone.models.block import AnyBlock
 from mlxone.models.changed import changed_block, rebuilt
 from mlxone.models.changes import Changes, LowRank
-from mlxone.models.decoder import Block
 from mlxone.models.layers import Joined, Linear, Parallel
 
 
-def adapted_block(block: Block, changes: Changes) -> Block:
+def adapted_block(block: AnyBlock, changes: Changes) -> AnyBlock:
     deltas = {path: own[0] for path, own in changes.items() if len(own) == 1}
     low_rank = {path: delta for path, delta in deltas.items() if isinstance(delta, LowRank)}
     if len(low_rank) < len(changes):
@@ -31,7 +31,7 @@ def adapted_block(block: Block, changes: Changes) -> Block:
             return Parallel([piece(leaf) for leaf in leaves]) if changed else old
         return AdaptedLinear(old, low_rank[old.path]) if old.path in low_rank else old
 
-    adapted: Block = rebuilt(block, piece)
+    adapted: AnyBlock = rebuilt(block, piece)
     return adapted
 
 

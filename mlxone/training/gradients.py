@@ -10,15 +10,17 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from mlxone.backend.arrays import mx
+from mlxone.models.block import AnyBlock
 from mlxone.models.changes import Changes
-from mlxone.models.decoder import Block, Decoder
+from mlxone.models.decoder import Decoder
 from mlxone.training.adapted import adapted_block
-from mlxone.training.head import scores, scores_and_slopes, token_logprobs
+from mlxone.training.head import Head, scores, scores_and_slopes, token_logprobs
 from mlxone.training.layout import Layout, lay_out
+from mlxone.training.learnable import why_not
 from mlxone.training.losses import Dpo, Measured, Objective, measured
 from mlxone.training.products import for_training
 from mlxone.training.samples import Batch, Pair
-from mlxone.training.states import by_length, states_of
+from mlxone.training.states import by_length, ropes_of, states_of
 from mlxone.training.stretches import Stretches
 from mlxone.training.trainable import Params, Trainable
 
@@ -60,13 +62,16 @@ def measure(
 ) -> Measured:
     """The loss alone, without dropout; without a trainable, the base's."""
     step = _Step(decoder, batch, objective, references)
+    if not step.states:
+        logprobs = scores(step.head, step.served(decoder), step.inputs["targets"])
+        return Measured(*step.parts(logprobs, step.inputs))
     blocks = [for_training(block) for block in decoder.blocks] if trainable is None else trainable.blocks
     changes: Changes = {} if trainable is None else trainable.changes(params)
-    stretches, x = Stretches(), decoder.embedding(step.inputs["ids"])
+    stretches, x = Stretches(), decoder.embed(step.inputs["ids"])
     for layer in range(len(blocks)):
         x = step.through(blocks, range(layer, layer + 1), x, changes)
         stretches.submit([x])
-    logprobs = scores(decoder.head, step.hidden(x), step.inputs["targets"])
+    logprobs = scores(step.head, step.hidden(x), step.inputs["targets"])
     return Measured(*step.parts(logprobs, step.inputs))
 
 
@@ -86,9 +91,13 @@ class _Step:
     ) -> None:
         decoder.materialize()
         self.decoder, self.objective = decoder, objective
-        ropes = [layer.rope for layer in decoder.spec.layers if layer.rope is not None]
-        self.layout = lay_out(batch, shared=not any(by_length(rope) for rope in ropes))
-        self.states: list[Any] = states_of(decoder.spec, self.layout)
+        self.head = Head(decoder.head, decoder.spec.logits)
+        self.beginnings = [f"{decoder.spec.layer_path(i)}." for i in range(len(decoder.blocks))]
+        in_one_row = not why_not(decoder.spec)
+        one_prompt = in_one_row and not any(by_length(rope) for rope in ropes_of(decoder.spec))
+        self.layout = lay_out(batch, shared=one_prompt)
+        # Empty where texts cannot lie in one row: then each is read by itself, as it is served.
+        self.states: list[Any] = states_of(decoder.spec, self.layout) if in_one_row else []
         self.rows = _rows(self.layout)
         self.inputs: Inputs = {
             "ids": mx.array(self.layout.tokens).reshape(self.layout.shape),
@@ -97,10 +106,20 @@ class _Step:
         if references is not None:
             self.inputs["references"] = mx.array([list(pair) for pair in references])
 
-    def through(self, blocks: Sequence[Block], layers: range, x: mx.array, changes: Changes) -> mx.array:
+    def through(self, blocks: Sequence[AnyBlock], layers: range, x: mx.array, changes: Changes) -> mx.array:
         for layer in layers:
-            x = adapted_block(blocks[layer], _of_layer(changes, layer))(x, self.states[layer], None)
+            own = {path: c for path, c in changes.items() if path.startswith(self.beginnings[layer])}
+            x = adapted_block(blocks[layer], own)(x, self.states[layer], None)
         return x
+
+    def served(self, decoder: Decoder) -> mx.array:
+        """The scored tokens' [T, D]."""
+        hidden: list[mx.array] = []
+        for text in self.layout.segments:
+            ids = mx.array(self.layout.tokens[text.start : text.end])[None]
+            hidden.append(decoder.hidden(ids, decoder.new_state(), paced=True)[0])
+            mx.eval(hidden[-1])
+        return mx.concatenate(hidden)[mx.array(self.layout.rows)]
 
     def hidden(self, x: mx.array) -> mx.array:
         """Of what leaves the last layer [.., D], the scored tokens' [T, D], as the head reads them."""
@@ -120,11 +139,6 @@ def _rows(layout: Layout) -> slice | mx.array | None:
     return mx.array(layout.rows)
 
 
-def _of_layer(changes: Changes, layer: int) -> Changes:
-    beginning = f"model.layers.{layer}."
-    return {path: own for path, own in changes.items() if path.startswith(beginning)}
-
-
 Run = Callable[[Params, Inputs, mx.array | None], tuple[Parts, Params]]
 
 
@@ -132,9 +146,9 @@ def _whole(step: _Step, trainable: Trainable) -> Run:
     def run(params: Params, inputs: Inputs, key: mx.array | None) -> tuple[Parts, Params]:
         def total(params: Params) -> Parts:
             changes = trainable.changes(params, key)
-            x = step.decoder.embedding(inputs["ids"])
+            x = step.decoder.embed(inputs["ids"])
             x = step.through(trainable.blocks, range(len(trainable.blocks)), x, changes)
-            return step.parts(token_logprobs(step.decoder.head, step.hidden(x), inputs["targets"]), inputs)
+            return step.parts(token_logprobs(step.head, step.hidden(x), inputs["targets"]), inputs)
 
         found: tuple[Parts, Params] = mx.value_and_grad(total)(params)
         return found
@@ -158,7 +172,7 @@ def _in_segments(
 
         return segment
 
-    stretches, x = Stretches(), step.decoder.embedding(step.inputs["ids"])
+    stretches, x = Stretches(), step.decoder.embed(step.inputs["ids"])
     entering: list[mx.array] = []
     for place in range(len(segments)):
         if place >= first:
@@ -181,6 +195,6 @@ def _in_segments(
 
 def _at_the_end(step: _Step, x: mx.array) -> tuple[Parts, mx.array]:
     """The loss, and its gradient for what leaves the last layer."""
-    logprobs, slopes = scores_and_slopes(step.decoder.head, step.hidden(x), step.inputs["targets"])
+    logprobs, slopes = scores_and_slopes(step.head, step.hidden(x), step.inputs["targets"])
     parts, weights = mx.value_and_grad(lambda logprobs: step.parts(logprobs, step.inputs))(logprobs)
     return parts, mx.vjp(step.hidden, [x], [weights[:, None].astype(slopes.dtype) * slopes])[1][0]

@@ -2,16 +2,19 @@
 
 Rows go through the head in chunks. Where a gradient will be asked for, a chunk also leaves what the
 gradient is up to a factor, head[target] - softmax @ head, so that the logits need not come back.
-The head itself is not trained.
+What some families do around the head (`LogitsSpec`) is part of both. The head itself is not trained.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from mlxone.backend.arrays import mx, on_cpu
+from mlxone.models.decoder import logits_of
 from mlxone.models.layers import Linear
+from mlxone.models.spec import LogitsSpec
 from mlxone.training.stretches import Stretches
 
 # Of float32 logits. A CPU's memory is taken some ten arrays ahead of the computation.
@@ -23,7 +26,13 @@ def chunk_rows(vocabulary: int, cpu: bool) -> int:
     return max(16, (CPU_CHUNK_BYTES if cpu else CHUNK_BYTES) // (4 * vocabulary) // 16 * 16)
 
 
-def token_logprobs(head: Linear, hidden: mx.array, targets: mx.array, *, rows: int | None = None) -> mx.array:
+@dataclass(frozen=True, slots=True, eq=False)
+class Head:
+    linear: Linear
+    around: LogitsSpec = LogitsSpec()
+
+
+def token_logprobs(head: Head, hidden: mx.array, targets: mx.array, *, rows: int | None = None) -> mx.array:
     """[T, D], [T] to [T] float32; a gradient for `hidden` can be had. Evaluates nothing."""
     chunks = _Chunks(head, targets, rows)
     scored: Any = mx.custom_function(chunks.scores_and_slopes)
@@ -32,23 +41,25 @@ def token_logprobs(head: Linear, hidden: mx.array, targets: mx.array, *, rows: i
     return logprobs
 
 
-def scores(head: Linear, hidden: mx.array, targets: mx.array, *, rows: int | None = None) -> mx.array:
+def scores(head: Head, hidden: mx.array, targets: mx.array, *, rows: int | None = None) -> mx.array:
     """The same numbers without a way back; chunks are evaluated one by one."""
     return _Chunks(head, targets, rows, paced=True).scores(hidden)
 
 
 def scores_and_slopes(
-    head: Linear, hidden: mx.array, targets: mx.array, *, rows: int | None = None
+    head: Head, hidden: mx.array, targets: mx.array, *, rows: int | None = None
 ) -> tuple[mx.array, mx.array]:
     """[T], [T, D]: and what each number's gradient for `hidden` is; chunks are evaluated one by one."""
     return _Chunks(head, targets, rows, paced=True).scores_and_slopes(hidden)
 
 
 class _Chunks:
-    def __init__(self, head: Linear, targets: mx.array, rows: int | None, paced: bool = False) -> None:
-        self.head, self.targets, self.paced = head, targets[:, None], paced
-        self.rows = rows or chunk_rows(head.out_dims, on_cpu())
-        self.weight = head.dense()  # [vocabulary, D]; unpacked once for all chunks
+    def __init__(self, head: Head, targets: mx.array, rows: int | None, paced: bool = False) -> None:
+        self.head, self.around = head.linear, head.around
+        self.targets, self.paced = targets[:, None], paced
+        self.rows = rows or chunk_rows(self.head.out_dims, on_cpu())
+        self.steepness = _steepness(head.around)
+        self.weight = self.head.dense()  # [vocabulary, D]; unpacked once for all chunks
 
     def scores(self, hidden: mx.array) -> mx.array:
         return mx.concatenate(self._walk(hidden, lambda *chunk: self._score(*chunk)[:1])[0])
@@ -77,14 +88,28 @@ class _Chunks:
         return [list(column) for column in zip(*done, strict=True)]
 
     def _score(self, hidden: mx.array, targets: mx.array) -> tuple[mx.array, mx.array, mx.array]:
+        around = self.around
+        if around.divide_hidden is not None:
+            hidden = hidden / around.divide_hidden
         logits = hidden @ self.weight.T
         if self.head.bias is not None:
             logits = logits + self.head.bias
-        logits = logits.astype(mx.float32)
+        logits = logits_of(around, logits).astype(mx.float32)
         total = mx.logsumexp(logits, axis=-1, keepdims=True)
         return (mx.take_along_axis(logits, targets, axis=-1) - total).squeeze(-1), logits, total
 
     def _slope(self, hidden: mx.array, targets: mx.array) -> tuple[mx.array, mx.array]:
         logprobs, logits, total = self._score(hidden, targets)
-        shares = mx.exp(logits - total).astype(self.weight.dtype)
-        return logprobs, self.weight[targets[:, 0]] - shares @ self.weight
+        shares, own = mx.exp(logits - total), self.weight[targets[:, 0]]
+        cap = self.around.softcap
+        if cap is not None:  # how much of a change comes through the bend
+            passed = 1 - mx.square(logits / cap)
+            shares = shares * passed
+            own = own * mx.take_along_axis(passed, targets, axis=-1).astype(own.dtype)
+        slopes = own - shares.astype(self.weight.dtype) @ self.weight
+        return logprobs, slopes if self.steepness == 1 else slopes * self.steepness
+
+
+def _steepness(around: LogitsSpec) -> float:
+    """Of what stands around the head, but for the bend."""
+    return (around.multiply or 1.0) / (around.divide or 1.0) / (around.divide_hidden or 1.0)

@@ -10,8 +10,8 @@ from __future__ import annotations
 from typing import Any
 
 from mlxone.backend.arrays import mx, on_cpu
+from mlxone.models.block import AnyBlock
 from mlxone.models.changed import rebuilt
-from mlxone.models.decoder import Block
 from mlxone.models.layers import Joined, Linear, PackedLinear, Parallel
 
 MANY_ROWS = 64
@@ -25,11 +25,11 @@ def dense_products(cuda: bool, rows: int) -> bool:
     return cuda and rows >= MANY_ROWS
 
 
-def for_training(block: Block, *, cuda: bool | None = None) -> Block:
+def for_training(block: AnyBlock, *, cuda: bool | None = None) -> AnyBlock:
     """The same block over the same arrays, with products that suit many rows."""
     if not (on_cuda() if cuda is None else cuda):
         return block
-    changed: Block = rebuilt(block, _unpacking)
+    changed: AnyBlock = rebuilt(block, _unpacking)
     return changed
 
 

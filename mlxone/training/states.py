@@ -9,8 +9,8 @@ from typing import Any
 
 from mlxone.backend.arrays import mx
 from mlxone.kv.state import Mask, Rope
-from mlxone.models.spec import DecoderSpec, LayerSpec, RopeSpec
-from mlxone.training.attention import attend
+from mlxone.models.spec import AttentionSpec, DecoderSpec, LatentSpec, RopeSpec
+from mlxone.training.attention import Scoring, attend
 from mlxone.training.layout import Layout, Run, Segment
 
 
@@ -19,21 +19,30 @@ def by_length(rope: RopeSpec) -> bool:
     return "dynamic" in (rope.scaling.get("type"), rope.scaling.get("rope_type"))
 
 
-def states_of(spec: DecoderSpec, layout: Layout) -> list[RowState]:
+def ropes_of(spec: DecoderSpec) -> list[RopeSpec]:
+    mixers = [layer.mixer for layer in spec.layers if isinstance(layer.mixer, AttentionSpec | LatentSpec)]
+    return [mixer.rope for mixer in mixers if mixer.rope is not None]
+
+
+def states_of(spec: DecoderSpec, layout: Layout) -> list[RowState | None]:
+    """Of a model that `learnable` knows; a layer without attention has none."""
     places = None if layout.is_batch else mx.array(layout.positions)
-    return [RowState(layout, places, layer, spec.window) for layer in spec.layers]
+    return [
+        RowState(layout, places, layer.mixer) if isinstance(layer.mixer, AttentionSpec | LatentSpec) else None
+        for layer in spec.layers
+    ]
 
 
 class RowState:
-    """Has of `kv.state.LayerState` what a block asks for while it computes."""
+    """Has of `kv.state.AttentionState` what attention asks for while it computes."""
 
     __slots__ = ("layout", "offset", "places", "window")
 
-    def __init__(self, layout: Layout, places: mx.array | None, layer: LayerSpec, window: int | None) -> None:
+    def __init__(self, layout: Layout, places: mx.array | None, mixer: AttentionSpec | LatentSpec) -> None:
         self.layout, self.offset = layout, 0
-        self.window = window if layer.attention == "sliding" else None
+        self.window = mixer.window if isinstance(mixer, AttentionSpec) else None
         # A rope that looks at the text's length must see each text by itself.
-        self.places = None if layer.rope is not None and by_length(layer.rope) else places
+        self.places = None if mixer.rope is not None and by_length(mixer.rope) else places
 
     def mask(self, length: int) -> Mask:
         return None  # `attend` knows
@@ -52,14 +61,22 @@ class RowState:
         return keys, values
 
     def attend(
-        self, queries: mx.array, held: tuple[mx.array, mx.array], *, scale: float, mask: Mask
+        self,
+        queries: mx.array,
+        held: tuple[mx.array, mx.array],
+        *,
+        scale: float,
+        mask: Mask,
+        sinks: mx.array | None = None,
+        softcap: float | None = None,
     ) -> mx.array:
+        how = Scoring(scale, self.window, softcap, sinks)
         if self.layout.is_batch:
-            return attend(queries, *held, scale=scale, window=self.window)
-        outs = [self._attend(run, queries, held, scale) for run in self.layout.runs]
+            return attend(queries, *held, how)
+        outs = [self._attend(run, queries, held, how) for run in self.layout.runs]
         return mx.concatenate(outs, axis=1).transpose(0, 2, 1, 3)
 
-    def _attend(self, run: Run, queries: mx.array, held: Any, scale: float) -> mx.array:
+    def _attend(self, run: Run, queries: mx.array, held: Any, how: Scoring) -> mx.array:
         """[1, tokens of the run, heads, dim]."""
         keys, values = held
         if run.count > 1:
@@ -67,7 +84,7 @@ class RowState:
         else:
             first = run.first
             parts = [queries[:, :, first.start : first.end], _seen(keys, first), _seen(values, first)]
-        out = attend(parts[0], parts[1], parts[2], scale=scale, window=self.window)
+        out = attend(parts[0], parts[1], parts[2], how)
         return out.transpose(0, 2, 1, 3).reshape(1, -1, out.shape[1], out.shape[3])
 
 

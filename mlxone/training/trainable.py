@@ -12,9 +12,11 @@ from typing import Literal
 
 from mlxone.backend.arrays import mx
 from mlxone.core.errors import UsageError
+from mlxone.models.block import AnyBlock
 from mlxone.models.changed import leaves_of, norms_of
 from mlxone.models.changes import Change, Dora, LowRank, Replaced
-from mlxone.models.decoder import Block, Decoder
+from mlxone.models.decoder import Decoder
+from mlxone.training.learnable import check_learnable
 from mlxone.training.products import for_training
 
 Params = dict[str, mx.array]
@@ -43,6 +45,7 @@ class Trainable:
         layers: int | None = None,
         ranks: Mapping[str, int] | None = None,
     ) -> None:
+        check_learnable(decoder.spec)
         self.kind, self.rank, self.scale, self.dropout = kind, rank, scale, dropout
         self.ranks = dict(ranks or {})
         self.blocks = [for_training(block) for block in decoder.blocks]
@@ -103,18 +106,18 @@ class Trainable:
             return Dora(a, b, params[f"{path}.m"], self.scale, self.dropout, key)
         return LowRank(a, b, self.scale, self.dropout, key)
 
-    def _chosen(self, block: Block, modules: Sequence[str] | None) -> tuple[str, ...]:
+    def _chosen(self, block: AnyBlock, modules: Sequence[str] | None) -> tuple[str, ...]:
         paths = list(leaves_of(block))
         if modules is not None:
             return tuple(path for path in paths if any(_is_named(path, name) for name in modules))
         return (*paths, *norms_of(block)) if self.kind == "full" else tuple(paths)
 
 
-def _weights(paths: Sequence[str], block: Block) -> Params:
+def _weights(paths: Sequence[str], block: AnyBlock) -> Params:
     leaves, norms, found = leaves_of(block), norms_of(block), Params()
     for path in paths:
         leaf = leaves.get(path)
-        found[f"{path}.weight"] = norms[path].weight if leaf is None else leaf.dense()
+        found[f"{path}.weight"] = norms[path].stored if leaf is None else leaf.dense()
         if leaf is not None and leaf.bias is not None:
             found[f"{path}.bias"] = leaf.bias
     return {name: array.astype(mx.float32) for name, array in found.items()}
@@ -132,7 +135,7 @@ def _check_modules(modules: Sequence[str] | None, paths: Sequence[str], decoder:
     for name in modules or ():
         if not any(_is_named(path, name) for path in paths):
             known = dict.fromkeys(
-                path.rpartition(".")[2] for path in leaves_of(decoder) if ".layers." in path
+                path.rpartition(".")[2] for block in decoder.blocks for path in leaves_of(block)
             )
             raise UsageError(
                 f"no layer of the model has a linear {name!r}",

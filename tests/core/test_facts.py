@@ -22,8 +22,14 @@ LAYERS = st.builds(
     key_dim=counts,
     value_dim=counts,
     state_bytes=counts,
+    tail=counts,
     kv_bits=maybe,
     kv_group=counts,
+    score_tables=counts,
+    unfolded=counts,
+    channels=counts,
+    by_token=st.booleans(),
+    pair_heads=counts,
 )
 # Drawn by name, so that a field that is added is drawn as well.
 KINDS: dict[str, Any] = {

@@ -14,8 +14,9 @@ from mlxone.engine.loop import decode, prefill
 from mlxone.engine.row import Drawn, Row
 from mlxone.kv.plain import PlainState
 from mlxone.kv.rotating import RotatingState
-from mlxone.kv.state import LayerState, ModelState
-from mlxone.models.decoder import Block, Decoder
+from mlxone.kv.state import ModelState
+from mlxone.models.block import AnyBlock
+from mlxone.models.decoder import Decoder
 from mlxone.models.spec import DecoderSpec
 
 VOCAB = 320
@@ -55,7 +56,7 @@ class ScriptedDecoder(Decoder):
     ) -> None:
         self.spec = cast(DecoderSpec, SimpleNamespace(vocab_size=VOCAB, context_length=context_length))
         self.script, self.windows = list(script), windows
-        self.blocks = [cast(Block, None)] * len(windows)
+        self.blocks = [cast(AnyBlock, None)] * len(windows)
         self.drawn = 0
         self.log: list[Any] = []
         self.before_layer: Callable[[int], None] = lambda layer: None
@@ -74,7 +75,8 @@ class ScriptedDecoder(Decoder):
     ) -> mx.array:
         self.log.append(("pass", ids.shape[1]))
         held = ids.astype(mx.float32)[:, None, :, None]
-        for index, layer in enumerate(state.layers):
+        layers: list[Any] = state.layers
+        for index, layer in enumerate(layers):
             self.before_layer(index)
             layer.append(held, held)
         return held[:, 0]
@@ -86,7 +88,7 @@ class ScriptedDecoder(Decoder):
         return mx.broadcast_to(row, (*hidden.shape[:2], VOCAB))
 
 
-def ids_in(layer: LayerState) -> list[int]:
+def ids_in(layer: Any) -> list[int]:
     """What a layer of a `ScriptedDecoder` holds, oldest first as far as order is kept."""
     if not layer.offset:
         return []

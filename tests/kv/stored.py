@@ -9,6 +9,7 @@ from mlxone.backend.arrays import mx
 from mlxone.kv.plain import PlainState
 from mlxone.kv.prefixes import PrefixStore
 from mlxone.kv.radix import Node
+from mlxone.kv.recurrent import RecurrentState
 from mlxone.kv.rotating import RotatingState
 from mlxone.kv.state import ModelState
 from tests.engine.tiny import ids_in
@@ -18,47 +19,11 @@ WINDOW = 5
 TOKEN = 8  # bytes of one token in one layer: a key and a value of one float32 each
 
 
-class Recurrent:
-    """A layer that only knows the sum of all it has seen: nothing can be cut, nothing goes back."""
-
-    cuttable = False
-
-    def __init__(self) -> None:
-        self.total, self.offset = mx.zeros((1,)), 0
-
-    def append(self, keys: mx.array, values: mx.array) -> None:
-        self.total, self.offset = self.total + keys.sum(), self.offset + keys.shape[2]
-
-    def can_trim(self, count: int) -> bool:
-        return count == 0
-
-    def trim(self, count: int) -> None:
-        assert count == 0
-
-    def cut(self, start: int, end: int) -> None:
-        return None
-
-    def snapshot(self) -> Recurrent:
-        return self.fork()
-
-    def fork(self) -> Recurrent:
-        twin = Recurrent()
-        twin.total, twin.offset = mx.array(self.total), self.offset
-        return twin
-
-    def arrays(self) -> list[mx.array]:
-        return [self.total]
-
-    @property
-    def nbytes(self) -> int:
-        return self.total.nbytes
-
-
 KINDS: dict[str, Any] = {
     "plain": lambda: [PlainState(), PlainState()],
     "sliding": lambda: [RotatingState(WINDOW)],
     "mixed": lambda: [RotatingState(WINDOW), PlainState(), RotatingState(WINDOW + 2)],
-    "recurrent": lambda: [PlainState(), Recurrent()],
+    "recurrent": lambda: [PlainState(), RecurrentState()],
 }
 # How far back a checkpoint of the kind goes: while it holds fewer tokens than this.
 TRIMS = {"plain": ROOMY, "sliding": WINDOW, "mixed": WINDOW, "recurrent": 0}
@@ -70,8 +35,12 @@ def empty(kind: str) -> ModelState:
 
 def append(state: ModelState, ids: Sequence[int]) -> None:
     held = mx.array([float(i) for i in ids])[None, None, :, None]
-    for layer in state.layers:
-        layer.append(held, held)
+    layers: list[Any] = state.layers
+    for layer in layers:
+        if isinstance(layer, RecurrentState):  # all it knows is the sum of what it has seen
+            layer.keep([sum(layer.held, mx.zeros((1,))) + sum(ids)], len(ids))
+        else:
+            layer.append(held, held)
 
 
 def state_of(kind: str, ids: Sequence[int]) -> ModelState:
@@ -87,8 +56,8 @@ def state_of(kind: str, ids: Sequence[int]) -> ModelState:
 def assert_holds(state: ModelState, ids: Sequence[int]) -> None:
     for layer in state.layers:
         assert layer.offset == len(ids)
-        if isinstance(layer, Recurrent):
-            assert layer.total.item() == sum(ids)
+        if isinstance(layer, RecurrentState):
+            assert [total.item() for total in layer.held] == ([sum(ids)] if ids else [])
         else:
             window = layer.window if isinstance(layer, RotatingState) else ROOMY
             assert ids_in(layer) == list(ids)[-(window - 1) :]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,8 @@ from tests.kv.model import Source, as_batch, held_by
 def filled(counts: Sequence[int], window: int = 6) -> ModelState:
     """A plain, a rotating and a plain layer, holding so many tokens each."""
     state = ModelState([PlainState(), RotatingState(window), PlainState()])
-    for layer, count in zip(state.layers, counts, strict=True):
+    layers: list[Any] = state.layers
+    for layer, count in zip(layers, counts, strict=True):
         _, keys, values = Source(1).tokens(max(counts))
         if count:
             layer.append(as_batch(keys[:count]), as_batch(values[:count]))
@@ -78,7 +80,8 @@ def test_a_fork_is_a_memory_of_its_own():
     assert twin.trim(3)
     assert (offsets(state), offsets(twin)) == ([4, 4, 4], [1, 1, 1])
     _, keys, values = Source(2).tokens(1)
-    for layer in twin.layers:
+    layers: list[Any] = twin.layers
+    for layer in layers:
         layer.append(as_batch(keys), as_batch(values))
     original = Source(1).tokens(4)[1]
     for layer in state.layers:

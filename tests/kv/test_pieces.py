@@ -12,15 +12,15 @@ from mlxone.backend.arrays import mx
 from mlxone.kv.pieces import joined, own
 from mlxone.kv.plain import PlainState
 from mlxone.kv.rotating import RotatingState
-from mlxone.kv.state import LayerState
+from mlxone.kv.state import AttentionState
 from tests.kv.model import SCALE, Source, as_batch
 
 CHUNKS = st.lists(st.integers(1, 9), min_size=1, max_size=8)
 WINDOWS = st.one_of(st.none(), st.integers(1, 9))
 
 
-def filled(window: int | None, chunks: list[int], forgotten: int = 0) -> LayerState:
-    state: LayerState = PlainState() if window is None else RotatingState(window)
+def filled(window: int | None, chunks: list[int], forgotten: int = 0) -> AttentionState:
+    state: AttentionState = PlainState() if window is None else RotatingState(window)
     source = Source(1)
     for count in chunks:
         step(state, source, count)
@@ -29,14 +29,14 @@ def filled(window: int | None, chunks: list[int], forgotten: int = 0) -> LayerSt
     return state
 
 
-def step(state: LayerState, source: Source, count: int) -> list[mx.array]:
+def step(state: AttentionState, source: Source, count: int) -> list[mx.array]:
     queries, keys, values = (as_batch(a) for a in source.tokens(count))
     mask = state.mask(count)
     held = state.append(keys, values)
     return [*held, state.attend(queries, held, scale=SCALE, mask=mask)]
 
 
-def assert_go_on_alike(one: LayerState, other: LayerState, chunks: list[int]) -> None:
+def assert_go_on_alike(one: AttentionState, other: AttentionState, chunks: list[int]) -> None:
     """The same arrays in the same order, whatever the buffers behind them look like."""
     sources = Source(2), Source(2)
     assert one.offset == other.offset
@@ -57,7 +57,7 @@ def test_fuzz_a_snapshot_goes_on_as_the_state_does(
     assert all(mx.array_equal(a, b) for a, b in zip(kept, snapshot.arrays(), strict=True))
 
 
-def token_bytes(state: LayerState) -> int:
+def token_bytes(state: AttentionState) -> int:
     return sum(a.nbytes // a.shape[2] for a in state.arrays())
 
 

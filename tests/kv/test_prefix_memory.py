@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pytest
 
@@ -28,7 +29,8 @@ def wide(ids: Sequence[int], kind: str = "mixed") -> ModelState:
     """Large enough to be seen in what MLX has in use."""
     state = empty(kind)
     array = mx.broadcast_to(mx.array([float(i) for i in ids])[None, None, :, None], (1, 3, len(ids), 32))
-    for layer in state.layers:
+    layers: list[Any] = state.layers
+    for layer in layers:
         layer.append(mx.contiguous(array), mx.contiguous(array))
     mx.eval(state.arrays())
     return state
@@ -94,13 +96,14 @@ def test_a_row_writes_in_place_from_its_first_token_on():
     store, text = PrefixStore(ROOMY), list(range(2000))
     store.put("a", text, wide(text, "plain"))
     state = store.take("a", [*text, 1], lambda: empty("plain"))
+    layer: Any = state.layers[0]
     for _ in range(3):
-        arrays = state.layers[0].arrays()
+        arrays = layer.arrays()
         mx.reset_peak_memory()
         before = in_use()
         new = mx.ones((1, 3, 1, 32))
-        state.layers[0].append(new, new)
-        mx.eval(state.layers[0].arrays())
+        layer.append(new, new)
+        mx.eval(layer.arrays())
         assert mx.get_peak_memory() - before < arrays[0].nbytes / 2
 
 

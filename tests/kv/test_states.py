@@ -20,7 +20,7 @@ from mlxone.backend.arrays import mx
 from mlxone.kv import buffer, rotating
 from mlxone.kv.plain import PlainState
 from mlxone.kv.rotating import RotatingState
-from mlxone.kv.state import LayerState
+from mlxone.kv.state import AttentionState
 from tests.kv.model import SCALE, Remembered, Source, as_batch, as_tokens, held_by
 
 STEP = 4  # instead of 256: a buffer is outgrown every few tokens
@@ -51,11 +51,11 @@ def _short_steps() -> Iterator[None]:
         yield
 
 
-def new_state(window: int | None) -> LayerState:
+def new_state(window: int | None) -> AttentionState:
     return PlainState() if window is None else RotatingState(window)
 
 
-def append(state: LayerState, truth: Remembered, source: Source, count: int, window: int | None) -> None:
+def append(state: AttentionState, truth: Remembered, source: Source, count: int, window: int | None) -> None:
     queries, keys, values = source.tokens(count)
     mask = state.mask(count)
     held = state.append(as_batch(keys), as_batch(values))
@@ -64,7 +64,7 @@ def append(state: LayerState, truth: Remembered, source: Source, count: int, win
     np.testing.assert_allclose(got, truth.attention(queries, window), rtol=2e-5, atol=2e-6)
 
 
-def check_held(state: LayerState, truth: Remembered, window: int | None) -> None:
+def check_held(state: AttentionState, truth: Remembered, window: int | None) -> None:
     """The next token must find the last `window - 1` tokens; in order where nothing rotates."""
     assert state.offset == len(truth.keys)
     keys, values = held_by(state)
@@ -86,7 +86,7 @@ def _place(key: np.ndarray, keys: list[np.ndarray]) -> int:
 @given(window=WINDOWS, operations=OPERATIONS)
 def test_fuzz_any_sequence_remembers_the_true_window(window: int | None, operations: list[Any]):
     source = Source(1)
-    pairs: list[tuple[LayerState, Remembered]] = [(new_state(window), Remembered())]
+    pairs: list[tuple[AttentionState, Remembered]] = [(new_state(window), Remembered())]
     for which, (what, count) in operations:
         state, truth = pairs[which % len(pairs)]
         if what == "append":
@@ -164,7 +164,7 @@ def test_trimmed_tokens_leave_no_trace(window: int | None, first: int, lost: int
 
 @pytest.mark.parametrize("make", [PlainState, lambda: RotatingState(6), lambda: RotatingState(3)])
 @pytest.mark.parametrize("writer", [0, 1])
-def test_forks_do_not_see_each_others_writes(make: Callable[[], LayerState], writer: int):
+def test_forks_do_not_see_each_others_writes(make: Callable[[], AttentionState], writer: int):
     source, state = Source(5), make()
     _, keys, values = source.tokens(5)
     state.append(as_batch(keys), as_batch(values))

@@ -53,7 +53,7 @@ def test_every_matrix_and_norm_of_a_checkpoint_is_there(tmp_path: Path, name: st
     assert {p: (f.out_dims, f.in_dims) for p, f in linears_of(decoder).items()} == {
         path: shape for path, shape in wanted.items() if len(shape) == 2
     }
-    assert {p: n.weight.shape for p, n in norms_of(decoder).items()} == {
+    assert {p: n.stored.shape for p, n in norms_of(decoder).items()} == {
         path: shape for path, shape in wanted.items() if len(shape) == 1
     }
     assert all(f.bits is None for f in linears_of(decoder).values())
@@ -78,8 +78,9 @@ def test_only_what_is_named_is_another_object(tmp_path: Path):
     base = loaded(tmp_path)
     new = changed_decoder(base, low_rank(base, UP))
     assert new.blocks[0] is base.blocks[0] and new.blocks[1] is not base.blocks[1]
-    old, changed = base.blocks[1], new.blocks[1]
-    assert changed.attention is old.attention and changed.feed_forward.down is old.feed_forward.down
+    old: Any = base.blocks[1]
+    changed: Any = new.blocks[1]
+    assert changed.mixer is old.mixer and changed.feed_forward.down is old.feed_forward.down
     assert changed.feed_forward_norm is old.feed_forward_norm and type(changed) is type(old)
     assert (new.embedding, new.head, new.norm) == (base.embedding, base.head, base.norm)
     assert {id(a) for a in base.arrays()} <= {id(a) for a in new.arrays()}
@@ -100,7 +101,7 @@ def test_each_path_alone_changes_the_answer(tmp_path: Path):
         changed = changed_decoder(base, low_rank(base, path))
         assert not mx.allclose(answers(changed), before, atol=1e-3), path
     for path, norm in norms_of(base).items():
-        changed = changed_decoder(base, {path: (Replaced(-norm.weight),)})
+        changed = changed_decoder(base, {path: (Replaced(-norm.stored),)})
         assert not mx.allclose(answers(changed), before, atol=1e-3), path
 
 
@@ -110,8 +111,9 @@ def test_joined_or_apart_a_model_answers_alike(tmp_path: Path):
     changes = low_rank(base, *linears_of(base))
     apart = answers(changed_decoder(base, changes))
     with on_stream():
-        for block in base.blocks:
-            block.attention.qkv = join(block.attention.qkv.leaves())
+        blocks: list[Any] = base.blocks
+        for block in blocks:
+            block.mixer.qkv = join(block.mixer.qkv.leaves())
             block.feed_forward.gate_up = join(block.feed_forward.gate_up.leaves())
     assert list(linears_of(base)) == list(changes)
     assert mx.allclose(answers(changed_decoder(base, changes)), apart, atol=1e-4)

@@ -10,9 +10,10 @@ import pytest
 from mlxone.backend.arrays import mx, on_stream
 from mlxone.core.errors import DamagedModel, MlxoneError, UnsupportedModel
 from mlxone.formats.config import Config
-from mlxone.models.families import BY_MODEL_TYPE, FAMILIES, MAX_LAYERS, spec_of
+from mlxone.models.families.reading import MAX_LAYERS
+from mlxone.models.families.table import BY_MODEL_TYPE, FAMILIES, family_of, spec_of
 from mlxone.models.rope import make_rope
-from mlxone.models.spec import DecoderSpec, RopeSpec
+from mlxone.models.spec import AttentionSpec, DecoderSpec, DenseSpec, HeadNorm, NormSpec, RopeSpec
 from tests.models.checkpoints import LLAMA, refused
 
 COUNTS = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
@@ -36,77 +37,95 @@ def spec(**changes: Any) -> DecoderSpec:
     return spec_of(config(**changes))
 
 
+def mixers_of(found: DecoderSpec) -> list[AttentionSpec]:
+    mixers = [layer.mixer for layer in found.layers if isinstance(layer.mixer, AttentionSpec)]
+    assert len(mixers) == len(found.layers)
+    return mixers
+
+
+def attention(**changes: Any) -> AttentionSpec:
+    return mixers_of(spec(**changes))[0]
+
+
+def dense(**changes: Any) -> DenseSpec:
+    found = spec(**changes).layers[0].feed_forward
+    assert isinstance(found, DenseSpec)
+    return found
+
+
 def rope_of(**changes: Any) -> RopeSpec:
-    found = spec(**changes).layers[0].rope
+    found = attention(**changes).rope
     assert found is not None
     return found
 
 
 def test_a_plain_config():
     found = spec()
-    assert (found.family, found.vocab_size, found.hidden_size, found.intermediate_size) == (
-        "llama",
-        96,
-        64,
-        128,
-    )
-    assert (found.heads, found.kv_heads, found.head_dim, found.scale) == (4, 2, 16, 0.25)
-    assert (found.norm_eps, found.context_length, found.window) == (1e-5, 512, None)
-    assert [layer.attention for layer in found.layers] == ["full", "full"]
-    assert rope_of() == RopeSpec(dims=16, base=10000.0, trained_context=512)
-    assert not (found.tied_head or found.qk_norm or found.qkv_bias or found.out_bias or found.mlp_bias)
+    assert (found.family, found.vocab_size, found.hidden_size) == ("llama", 96, 64)
+    assert (found.norm, found.context_length, found.tied_head) == (NormSpec(1e-5), 512, False)
+    rope = RopeSpec(dims=16, base=10000.0, trained_context=512)
+    assert mixers_of(found) == [AttentionSpec(4, 2, 16, scale=0.25, rope=rope)] * 2
+    assert [layer.feed_forward for layer in found.layers] == [DenseSpec(128)] * 2
+    assert [layer.memory for layer in found.layers] == [0, 1]
 
 
 @pytest.mark.parametrize("name", BY_MODEL_TYPE)
 def test_every_model_type_has_one_family(name: str):
-    assert spec(model_type=name).family == BY_MODEL_TYPE[name].name
+    assert family_of(config(model_type=name)) is BY_MODEL_TYPE[name]
     assert sum(name in family.model_types for family in FAMILIES) == 1
+
+
+@pytest.mark.parametrize("name", ["llama", "mistral", "qwen2", "qwen3", "smollm3", "phi3", "olmo2", "seed_oss"])
+def test_a_spec_says_its_family(name: str):
+    assert spec(model_type=name).family == BY_MODEL_TYPE[name].name
 
 
 # What transformers' configuration classes leave out when it is the default.
 @pytest.mark.parametrize(
-    ("name", "tied", "base", "qk_norm", "biases"),
+    ("name", "base", "biases"),
     [
-        ("llama", True, 10000.0, False, (False, False)),
-        ("mistral", True, 10000.0, False, (False, False)),
-        ("qwen2", True, 1_000_000.0, False, (True, False)),
-        ("smollm3", True, 10000.0, False, (False, False)),
+        ("llama", 10000.0, (False, False)),
+        ("mistral", 10000.0, (False, False)),
+        ("qwen2", 1_000_000.0, (True, False)),
+        ("smollm3", 10000.0, (False, False)),
     ],
 )
-def test_defaults_and_departures_of_a_family(
-    name: str, tied: bool, base: float, qk_norm: bool, biases: tuple[bool, bool]
-):
-    found = spec(model_type=name, tie_word_embeddings=..., rope_theta=...)
-    assert (found.tied_head, found.qk_norm, (found.qkv_bias, found.out_bias)) == (tied, qk_norm, biases)
-    assert found.layers[0].rope is not None and found.layers[0].rope.base == base
+def test_defaults_and_departures_of_a_family(name: str, base: float, biases: tuple[bool, bool]):
+    changes: dict[str, Any] = {"model_type": name, "tie_word_embeddings": ..., "rope_theta": ...}
+    own = attention(**changes)
+    assert spec(**changes).tied_head is None, "the checkpoint decides"
+    assert own.head_norm is None
+    assert (own.qkv_bias, own.out_bias) == biases
+    assert own.rope is not None and own.rope.base == base
 
 
 def test_qwen3_has_norms_and_no_defaults():
-    assert spec(model_type="qwen3", head_dim=32).qk_norm
+    assert attention(model_type="qwen3", head_dim=32).head_norm == HeadNorm(NormSpec(1e-5))
     assert not spec(model_type="qwen3", tie_word_embeddings=...).tied_head
     with refused(DamagedModel, "the config: rope_theta is missing"):
         spec(model_type="qwen3", rope_theta=...)
 
 
 def test_optional_keys():
-    assert spec(num_key_value_heads=...).kv_heads == 4
+    assert attention(num_key_value_heads=...).kv_heads == 4
     assert spec(max_position_embeddings=...).context_length is None
     assert spec(model_type="qwen2", max_position_embeddings=...).context_length == 32768
-    assert spec(head_dim=32).head_dim == 32
-    assert spec(model_type="qwen2", head_dim=32).head_dim == 16, "qwen2 has no such key"
-    found = spec(attention_bias=True, mlp_bias=True, tie_word_embeddings=True)
-    assert found.qkv_bias and found.out_bias and found.mlp_bias and found.tied_head
-    other = spec(model_type="qwen2", attention_bias=True)
+    assert attention(head_dim=32).head_dim == 32
+    assert attention(model_type="qwen2", head_dim=32).head_dim == 16, "qwen2 has no such key"
+    changes = {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True}
+    own = attention(**changes)
+    assert own.qkv_bias and own.out_bias and dense(**changes).bias and spec(**changes).tied_head
+    other = attention(model_type="qwen2", attention_bias=True)
     assert other.qkv_bias and not other.out_bias, "there the family decides"
     assert spec(hidden_act="swish") == spec(hidden_act="silu") == spec()
 
 
 @pytest.mark.parametrize(
     ("name", "nearest"),
-    [("qwen33", "nearest: qwen3, qwen2"), ("lama", "nearest: llama"), ("mixtral", "nearest: mistral")],
+    [("qwen33", "nearest: qwen3"), ("lama", "nearest: llama"), ("mistrel", "nearest: mistral")],
 )
 def test_an_unknown_architecture_is_named_beside_the_known(name: str, nearest: str):
-    known = "supported: llama, mistral, qwen2, qwen3, smollm3"
+    known = f"supported: {', '.join(sorted(BY_MODEL_TYPE))}"
     with refused(UnsupportedModel, f"architecture {name!r} is not supported", nearest, known):
         spec(model_type=name)
     with pytest.raises(UnsupportedModel) as caught:
@@ -174,12 +193,16 @@ def test_heads_that_do_not_divide():
     for heads in (3, 128):
         with refused(DamagedModel, f"num_attention_heads must be a divisor of hidden_size (64), not {heads}"):
             spec(num_attention_heads=heads, num_key_value_heads=1)
-    assert spec(num_attention_heads=3, num_key_value_heads=1, head_dim=16).head_dim == 16
+    assert attention(num_attention_heads=3, num_key_value_heads=1, head_dim=16).head_dim == 16
 
 
 @pytest.mark.parametrize("changes", [{"head_dim": 7}, {"hidden_size": 60}])
 def test_an_odd_head_cannot_be_rotated(changes: dict[str, Any]):
-    with refused(DamagedModel, "the config: head_dim is", "rotary positions need an even number"):
+    dims = changes.get("head_dim", 15)
+    with refused(
+        DamagedModel, f"the config: rotary positions over {dims} of the {dims} dimensions of a head",
+        "they need an even number",
+    ):  # fmt: skip
         spec(**changes)
 
 
@@ -187,7 +210,7 @@ def test_an_odd_head_cannot_be_rotated(changes: dict[str, Any]):
 def test_a_sliding_window_the_family_does_not_compute_is_refused(name: str):
     with refused(UnsupportedModel, f"the config: {name} with use_sliding_window=True is not supported"):
         spec(model_type=name, use_sliding_window=True)
-    assert spec(model_type=name, use_sliding_window=False, sliding_window=64).window is None
+    assert attention(model_type=name, use_sliding_window=False, sliding_window=64).window is None
 
 
 @pytest.mark.parametrize("value", ["gelu", "relu", 1, ["silu"], "x" * 10**6])
@@ -198,8 +221,8 @@ def test_another_activation_is_refused(value: Any):
 
 def test_layer_types():
     found = spec(layer_types=["full_attention", "sliding_attention"], sliding_window=32)
-    assert ([layer.attention for layer in found.layers], found.window) == (["full", "sliding"], 32)
-    assert spec(sliding_window=32).window is None, "no layer is said to slide"
+    assert [own.window for own in mixers_of(found)] == [None, 32]
+    assert attention(sliding_window=32).window is None, "no layer is said to slide"
     with refused(DamagedModel, "the config: sliding_window is missing"):
         spec(layer_types=["full_attention", "sliding_attention"])
     with refused(UnsupportedModel, "the config: layer type 'chunked_attention' is not supported"):
@@ -215,7 +238,7 @@ def test_layer_types_that_are_no_list_of_names(value: Any):
 def test_smollm3_leaves_out_rope_in_some_layers():
     def rotated(**changes: Any) -> list[bool]:
         found = spec(model_type="smollm3", num_hidden_layers=8, **changes)
-        return [layer.rope is not None for layer in found.layers]
+        return [own.rope is not None for own in mixers_of(found)]
 
     assert rotated() == [True, True, True, False] * 2
     assert rotated(no_rope_layer_interval=3) == [True, True, False] * 2 + [True, True]
@@ -226,7 +249,7 @@ def test_smollm3_leaves_out_rope_in_some_layers():
             rotated(no_rope_layers=wrong)
     with refused(DamagedModel, "the config: no_rope_layer_interval must be a whole number from 1"):
         rotated(no_rope_layer_interval=0)
-    assert all(layer.rope for layer in spec(no_rope_layers=[0, 0]).layers), "another family has no such key"
+    assert all(own.rope for own in mixers_of(spec(no_rope_layers=[0, 0]))), "another family has no such key"
 
 
 # Rope ---------------------------------------------------------------------------------------
@@ -254,10 +277,21 @@ def test_a_nested_base_that_is_none(value: Any):
         spec(rope_parameters={"rope_theta": value})
 
 
-def test_settings_per_kind_of_layer_are_refused():
-    per_kind = {"full_attention": {"rope_theta": 1e6, "rope_type": "default"}}
-    with refused(UnsupportedModel, "the config: rope_parameters per kind of layer are not supported"):
-        spec(rope_parameters=per_kind)
+def test_settings_per_kind_of_layer():
+    per_kind: dict[str, Any] = {
+        "full_attention": {"rope_theta": 1e6, "rope_type": "default"},
+        "sliding_attention": LLAMA3 | {"rope_theta": 1e4},
+    }
+    both = {"layer_types": ["full_attention", "sliding_attention"], "sliding_window": 8}
+    ropes = [own.rope for own in mixers_of(spec(rope_parameters=per_kind, **both))]
+    assert [(rope.base, rope.scaling.get("rope_type")) for rope in ropes if rope is not None] == [
+        (1e6, "default"),
+        (1e4, "llama3"),
+    ]
+    del per_kind["sliding_attention"]
+    assert rope_of(rope_parameters=per_kind).base == 1e6, "no layer slides"
+    with refused(UnsupportedModel, "llama with rope_parameters without sliding_attention is not supported"):
+        spec(rope_parameters=per_kind, **both)
 
 
 @pytest.mark.parametrize("key", ["rope_scaling", "rope_parameters"])
@@ -267,10 +301,10 @@ def test_rope_settings_that_are_no_object(key: str, value: Any):
         spec(**{key: value})
 
 
-@pytest.mark.parametrize("kind", ["longrope", "mrope", "", 7, ["linear"], "x\n" * 50])
+@pytest.mark.parametrize("kind", ["longrope2", "", 7, ["linear"], "x\n" * 50])
 def test_an_unknown_rope_is_named_beside_the_known(kind: Any):
-    known = "supported: default, dynamic, linear, llama3, yarn"
-    with refused(UnsupportedModel, f"rope scaling {str(kind)[:40]!r} is not supported", known):
+    known = ("(supported: ", "default, dynamic, linear, llama3, longrope, ", " yarn)")
+    with refused(UnsupportedModel, f"rope scaling {str(kind)[:40]!r} is not supported", *known):
         make_rope(rope_of(rope_scaling={"rope_type": kind, "factor": 2.0}))
 
 

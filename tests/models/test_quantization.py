@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ PATH = "model.layers.0.mlp.up_proj"
 def checkpoint(folder: Path, tensors: dict[str, tuple[str, tuple[int, ...]]]) -> Checkpoint:
     header, start = {}, 0
     for name, (dtype, shape) in tensors.items():
-        end = start + BYTES_OF[dtype] * (shape[0] * (shape[1] if len(shape) > 1 else 1))
+        end = start + BYTES_OF[dtype] * math.prod(shape)
         header[f"{PATH}.{name}"] = {"dtype": dtype, "shape": list(shape), "data_offsets": [start, end]}
         start = end
     write_safetensors(folder / "model.safetensors", header)
@@ -144,8 +145,18 @@ def test_groups_that_do_not_divide_the_inputs(tmp_path: Path, own: Any, in_dims:
         quantization(SETTING | own).packing(file, PATH, in_dims)
 
 
+@pytest.mark.parametrize("bits", AFFINE_BITS)
+def test_a_stack_is_measured_like_each_of_its_matrices(tmp_path: Path, bits: int):
+    sizes = {"weight": (3, 8, bits * 4), "scales": (3, 8, 2), "biases": (3, 8, 2)}
+    dtypes = {"weight": "U32", "scales": "BF16", "biases": "BF16"}
+    file = checkpoint(tmp_path, {name: (dtypes[name], sizes[name]) for name in sizes})
+    assert quantization(SETTING).packing(file, PATH, 128) == Packing(64, bits)
+
+
 @pytest.mark.parametrize(
-    "shapes", [((8, 8), (8,)), ((8,), (8, 1)), ((8, 8), (8, 0))], ids=["scales", "weight", "no groups"]
+    "shapes",
+    [((8, 8), (8,)), ((8,), (8, 1)), ((8, 8), (8, 0)), ((2, 8, 8), (8, 1)), ((1, 2, 8, 8), (1, 2, 8, 1))],
+    ids=["scales", "weight", "no groups", "one of them a stack", "a stack of stacks"],
 )
 def test_shapes_that_are_not_two_dimensional(tmp_path: Path, shapes: tuple[tuple[int, ...], ...]):
     file = checkpoint(tmp_path, {"weight": ("U32", shapes[0]), "scales": ("BF16", shapes[1])})

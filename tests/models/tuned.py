@@ -33,7 +33,7 @@ def random_params(
                 found |= _random(path, kind, facts.in_dims, facts.out_dims, rank(number))
         if kind == "full":
             norms = {path: norm for path, norm in norms_of(decoder).items() if wanted(path)}
-            found |= {f"{p}.weight": 1 + 0.1 * mx.random.normal(n.weight.shape) for p, n in norms.items()}
+            found |= {f"{p}.weight": 1 + 0.1 * mx.random.normal(n.stored.shape) for p, n in norms.items()}
         found = {name: array.astype(dtype) for name, array in found.items()}
         mx.eval(found)
     return found

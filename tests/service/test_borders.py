@@ -12,20 +12,21 @@ from hypothesis import strategies as st
 
 from mlxone.core.words import ChatRequest, Message
 from mlxone.models.decoder import Decoder
-from mlxone.models.spec import LayerSpec
+from mlxone.models.spec import AttentionSpec, LayerSpec
 from mlxone.service.answer import prompt_ids
 from mlxone.service.borders import borders
 from mlxone.service.model import Model
 from tests.service.rig import TEMPLATE, TOKENIZER, ids_of, scripted
 from tests.text.templates import CONVERSATIONS, TEMPLATES
 
-FULL, SLIDING = LayerSpec("full", None), LayerSpec("sliding", None)
+ATTENTION = AttentionSpec(heads=4, kv_heads=2, head_dim=16, scale=0.25, rope=None)
+FULL, SLIDING = (LayerSpec(replace(ATTENTION, window=window), None, 0) for window in (None, 8))
 SYSTEM, MORE = Message("system", "Be brief."), Message("developer", "And kind.")
 USER, MODEL, AGAIN = Message("user", "Hi"), Message("assistant", "Hello."), Message("user", "Bye")
 
 
 def model_of(*layers: LayerSpec, template: str | None = TEMPLATE) -> Model:
-    spec = SimpleNamespace(layers=layers, window=8, vocab_size=1_000, context_length=None)
+    spec = SimpleNamespace(layers=layers, vocab_size=1_000, context_length=None)
     return replace(
         scripted("x", template=template), decoder=cast(Decoder, cast(Any, SimpleNamespace(spec=spec)))
     )

@@ -1,12 +1,21 @@
-"""Attention in blocks gives MLX's own numbers, and does not write all scores down."""
+"""Attention in blocks gives the numbers of a whole pass, and does not write all scores down."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import pytest
 
 from mlxone.backend.arrays import lock, mx, on_stream
-from mlxone.kv.buffer import causal_mask
-from mlxone.training.attention import BLOCK_BYTES, attend, attend_in_blocks, block_rows, in_blocks
+from mlxone.kv.buffer import attention, causal_mask
+from mlxone.training.attention import (
+    BLOCK_BYTES,
+    Scoring,
+    attend,
+    attend_in_blocks,
+    block_rows,
+    in_blocks,
+)
 
 
 def inputs(queries: int, keys: int, *, batch: int = 2, heads: int = 6, kv_heads: int = 2) -> list[mx.array]:
@@ -19,20 +28,25 @@ def inputs(queries: int, keys: int, *, batch: int = 2, heads: int = 6, kv_heads:
 @pytest.mark.parametrize(("queries", "keys"), [(37, 37), (16, 40), (1, 9)])
 @pytest.mark.parametrize("window", [None, 5, 64])
 @pytest.mark.parametrize("rows", [7, 16, 64])
-def test_blocks_change_nothing(queries: int, keys: int, window: int | None, rows: int):
+@pytest.mark.parametrize("ways", ["plain", "softcap", "sinks"])
+def test_blocks_change_nothing(queries: int, keys: int, window: int | None, rows: int, ways: str):
     with lock, on_stream():
+        sinks = mx.random.normal((6,), key=mx.random.key(4))
+        all_ways: dict[str, dict[str, Any]] = {"softcap": {"softcap": 0.8}, "sinks": {"sinks": sinks}}
+        more = all_ways.get(ways, {})
+        how = Scoring(0.3, window, **more)
         arrays = inputs(queries, keys)
         slopes = [mx.random.normal(arrays[0].shape, key=mx.random.key(9))]
         mask = causal_mask(queries, keys - queries, window)
 
         def whole(q: mx.array, k: mx.array, v: mx.array) -> list[mx.array]:
-            return [mx.fast.scaled_dot_product_attention(q, k, v, scale=0.3, mask=mask)]
+            return [attention(q, (k, v), scale=0.3, mask=mask, **more)]
 
         def blocks(q: mx.array, k: mx.array, v: mx.array) -> list[mx.array]:
-            return [attend_in_blocks(q, k, v, scale=0.3, window=window, rows=rows)]
+            return [attend_in_blocks(q, k, v, how, rows)]
 
         def chosen(q: mx.array, k: mx.array, v: mx.array) -> list[mx.array]:
-            return [attend(q, k, v, scale=0.3, window=window)]
+            return [attend(q, k, v, how)]
 
         expected = [a for part in mx.vjp(whole, arrays, slopes) for a in part]
         for way in (blocks, chosen):
@@ -46,7 +60,7 @@ def test_the_way_back_holds_few_scores_at_once():
         arrays = inputs(2048, 2048, batch=1)
         before = mx.get_active_memory()
         mx.reset_peak_memory()
-        mx.eval(mx.vjp(lambda *x: [attend(*x, scale=0.3)], arrays, [arrays[0]])[1])
+        mx.eval(mx.vjp(lambda q, k, v: [attend(q, k, v, Scoring(0.3))], arrays, [arrays[0]])[1])
         scores = 4 * 6 * 2048 * 2048
         assert scores > 96e6  # what MLX's own way takes more than once
         assert mx.get_peak_memory() - before < 0.7 * scores

@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 
 from mlxone.backend.arrays import lock, mx, on_stream
-from mlxone.models import loading
+from mlxone.models import layers, loading
 from mlxone.models.changed import changed_decoder, leaves_of
 from mlxone.models.changes import LowRank
-from mlxone.models.layers import join
 from mlxone.training import attention, gradients, head, products
 from mlxone.training.adapted import thinned
 from mlxone.training.gradients import loss_and_gradients, measure, pair_logprobs
@@ -160,7 +159,7 @@ def test_chunks_and_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch, kind:
 def test_unpacked_products_change_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: Any):
     """Joined and packed weights, as on CUDA: the base's products go through dense matrices and back."""
     monkeypatch.setenv("MLXONE_CPU", "packed")
-    monkeypatch.setattr(loading, "_together", join)
+    monkeypatch.setattr(layers, "on_cpu", lambda: False)  # so that they are joined
     monkeypatch.setattr(products, "MANY_ROWS", 1)
     config = tiny.QWEN3 | {"num_hidden_layers": 2, "quantization": {"group_size": 32, "bits": 4}}
     model = tiny.load(tmp_path, config, lambda path: (32, 4, "affine"))

@@ -7,11 +7,14 @@ from collections.abc import Callable
 import pytest
 
 from mlxone.backend.arrays import lock, mx, on_cpu, on_stream
+from mlxone.models.decoder import logits_of
 from mlxone.models.layers import Linear, PackedLinear, PlainLinear
 from mlxone.models.quantization import Packing
+from mlxone.models.spec import LogitsSpec
 from mlxone.training.head import (
     CHUNK_BYTES,
     CPU_CHUNK_BYTES,
+    Head,
     chunk_rows,
     scores,
     scores_and_slopes,
@@ -21,9 +24,18 @@ from mlxone.training.head import (
 Scorer = Callable[[mx.array], mx.array]
 
 
-def plain_way(head: Linear, targets: mx.array) -> Scorer:
+AROUND = {
+    "nothing": LogitsSpec(),
+    "granite": LogitsSpec(divide=3.0),
+    "cohere": LogitsSpec(multiply=0.25),
+    "gemma": LogitsSpec(softcap=3.0),
+    "all of it": LogitsSpec(divide_hidden=1.5, multiply=1.25, divide=0.5, softcap=2.0),
+}
+
+
+def plain_way(head: Head, targets: mx.array) -> Scorer:
     def logprobs(hidden: mx.array) -> mx.array:
-        logits = head(hidden)
+        logits = logits_of(head.around, head.linear(hidden / (head.around.divide_hidden or 1.0)))
         chosen = mx.take_along_axis(logits, targets[:, None], axis=-1)
         return chosen.squeeze(-1) - mx.logsumexp(logits, axis=-1)
 
@@ -42,9 +54,10 @@ def heads() -> dict[str, Linear]:
 
 @pytest.mark.parametrize("name", ["plain", "with a bias", "packed"])
 @pytest.mark.parametrize("rows", [1, 5, 16, 50, None])
-def test_chunks_change_nothing(name: str, rows: int | None):
+@pytest.mark.parametrize("around", AROUND)
+def test_chunks_change_nothing(name: str, rows: int | None, around: str):
     with lock, on_stream():
-        head = heads()[name]
+        head = Head(heads()[name], AROUND[around])
         hidden = mx.random.normal((50, 64), key=mx.random.key(1))
         targets = mx.random.randint(0, 160, (50,), key=mx.random.key(2))
         weights = mx.random.normal((50,), key=mx.random.key(3))
@@ -66,9 +79,10 @@ def test_chunks_change_nothing(name: str, rows: int | None):
 def test_all_logits_never_exist():
     tokens, vocabulary = 1024, 60_000
     with lock, on_stream():
-        head = PlainLinear(mx.random.normal((vocabulary, 16)))
+        linear = PlainLinear(mx.random.normal((vocabulary, 16)))
+        head = Head(linear)
         hidden, targets = mx.random.normal((tokens, 16)), mx.zeros((tokens,), mx.int32)
-        mx.eval(head.weight, hidden, targets)
+        mx.eval(linear.weight, hidden, targets)
 
         def peak(work: Callable[[], object]) -> int:
             before = mx.get_active_memory()

@@ -1,0 +1,1 @@
+"""Which architectures are known, and how a config becomes a spec. Imports no MLX."""

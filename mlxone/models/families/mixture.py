@@ -1,0 +1,157 @@
+"""Families whose layers, or most of them, are mixtures of experts, and what they share with other such.
+
+Where mlx-lm leaves a rope's scaling out (Mixtral, Qwen 2 and 3 MoE, GLM-4 MoE) it is computed here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from mlxone.formats.config import Config
+from mlxone.models.families.dense import granite_scales
+from mlxone.models.families.family import Family
+from mlxone.models.families.reading import Kind, dense_spec, layer_count, unsupported
+from mlxone.models.spec import DenseSpec, ExpertsSpec, FeedForwardSpec, RouterSpec
+
+SWIGLU_LIMIT = 7.0  # that `clipped_silu` clips at
+
+
+def expert_counts(config: Config, key: str) -> dict[str, Any]:
+    """How many there are, and how many of them a token is sent to."""
+    experts = config.count(key)
+    return {"experts": experts, "chosen": config.count("num_experts_per_tok", most=experts)}
+
+
+def sparse_steps(family: Family, config: Config, experts: ExpertsSpec) -> list[FeedForwardSpec | None]:
+    """Experts in every so many layers, and in none that `mlp_only_layers` names."""
+    count, step = layer_count(config), config.count("decoder_sparse_step", 1)
+    stated = config.get("mlp_only_layers", [])
+    if not isinstance(stated, list) or not all(type(i) is int for i in stated):
+        raise config.wrong("mlp_only_layers", "a list of layer numbers")
+    is_sparse = [(i + 1) % step == 0 and i not in stated for i in range(count)]
+    if all(is_sparse):
+        return [experts] * count
+    dense = dense_spec(family, config)
+    return [experts if sparse else dense for sparse in is_sparse]
+
+
+def softmax_experts(config: Config, *, shared: bool = False, **router: Any) -> ExpertsSpec:
+    """Qwen's, with or without an expert for all tokens."""
+    counts = expert_counts(config, "num_experts")
+    return ExpertsSpec(
+        RouterSpec(**counts, scoring="softmax", normalised=config.flag("norm_topk_prob", False), **router),
+        config.count("moe_intermediate_size"),
+        shared=DenseSpec(config.count("shared_expert_intermediate_size")) if shared else None,
+        shared_gate=shared,
+        as_input=not shared,
+    )
+
+
+def corrected_router(family: Family, config: Config, **more: Any) -> RouterSpec:
+    """DeepSeek's third: sigmoids, chosen by their sum with a correction, out of the best groups."""
+    for key, known in (("scoring_func", "sigmoid"), ("topk_method", "noaux_tc")):
+        if config.get(key, known) != known:
+            raise unsupported(family, config, f"{key}={str(config[key])[:40]!r}")
+    counts = expert_counts(config, "n_routed_experts")
+    groups = config.count("n_group", 1)
+    if counts["experts"] % groups:
+        raise config.wrong("n_group", f"a divisor of n_routed_experts ({counts['experts']})")
+    if groups > 1 and counts["experts"] // groups < 2:
+        raise config.wrong("n_group", "so small that each group has two experts")
+    return RouterSpec(
+        **counts,
+        scoring="sigmoid",
+        correction="gate.e_score_correction_bias",
+        normalised=config.flag("norm_topk_prob", True) and counts["chosen"] > 1,
+        groups=groups,
+        chosen_groups=config.count("topk_group", 1, most=groups),
+        factor=config.number("routed_scaling_factor", 1.0),
+        lowest_first=True,
+        **more,
+    )
+
+
+def _mixtral(family: Family, config: Config) -> list[FeedForwardSpec | None]:
+    counts = expert_counts(config, "num_local_experts")
+    router = RouterSpec(**counts, scoring="chosen_softmax", lowest_first=True)
+    return [ExpertsSpec(router, config.count("intermediate_size"))] * layer_count(config)
+
+
+def _qwen2_moe(family: Family, config: Config) -> list[FeedForwardSpec | None]:
+    return sparse_steps(family, config, softmax_experts(config, shared=True, lowest_first=True))
+
+
+def _qwen3_moe(family: Family, config: Config) -> list[FeedForwardSpec | None]:
+    return sparse_steps(family, config, softmax_experts(config))
+
+
+def _olmoe(family: Family, config: Config) -> list[FeedForwardSpec | None]:
+    router = RouterSpec(
+        **expert_counts(config, "num_experts"),
+        scoring="softmax",
+        normalised=config.flag("norm_topk_prob", False),
+        lowest_first=True,
+    )
+    bias = config.flag("mlp_bias", False)
+    return [ExpertsSpec(router, config.count("intermediate_size"), bias=bias)] * layer_count(config)
+
+
+def _gpt_oss(family: Family, config: Config) -> list[FeedForwardSpec | None]:
+    if config.number("swiglu_limit", SWIGLU_LIMIT) != SWIGLU_LIMIT:
+        raise unsupported(family, config, f"swiglu_limit={config['swiglu_limit']}")
+    counts = expert_counts(config, "num_local_experts")
+    router = RouterSpec(**counts, scoring="chosen_softmax", bias=True)
+    spec = ExpertsSpec(router, config.count("intermediate_size"), "clipped_silu", bias=True)
+    return [spec] * layer_count(config)
+
+
+def _alternating(config: Config, count: int) -> list[Kind]:
+    return ["full" if i % 2 else "sliding" for i in range(count)]
+
+
+def _granitemoe(family: Family, config: Config) -> list[FeedForwardSpec | None]:
+    counts = expert_counts(config, "num_local_experts")
+    router = RouterSpec(**counts, scoring="chosen_softmax", wide=True)
+    return [ExpertsSpec(router, config.count("intermediate_size"), as_input=True)] * layer_count(config)
+
+
+def _glm4_moe(family: Family, config: Config) -> list[FeedForwardSpec | None]:
+    count, size = layer_count(config), config.count("moe_intermediate_size")
+    shared = DenseSpec(size * config.count("n_shared_experts")) if config.get("n_shared_experts") else None
+    experts = ExpertsSpec(corrected_router(family, config), size, shared=shared, as_input=True)
+    first = config.get("first_k_dense_replace")
+    if type(first) is not int or first < 0:
+        raise config.wrong("first_k_dense_replace", "a whole number")
+    dense = dense_spec(family, config) if first else None
+    return [dense if i < first else experts for i in range(count)]
+
+
+BLOCK_SPARSE: Mapping[str, str] = {"experts": "block_sparse_moe"}
+
+MIXTURES: tuple[Family, ...] = (
+    Family("mixtral", ("mixtral",),
+           {"rope_theta": 1_000_000.0, "rms_norm_eps": 1e-5, "num_local_experts": 8, "num_experts_per_tok": 2,
+            "tie_word_embeddings": False, "vocab_size": 32000},
+           names=BLOCK_SPARSE, feed_forwards=_mixtral),
+    Family("qwen2_moe", ("qwen2_moe",), {"rope_theta": 1_000_000.0, "tie_word_embeddings": False},
+           {"use_sliding_window": True}, qkv_bias=True, out_bias=False, mlp_bias=False,
+           head_dim_from_config=False, ignores_windows=True, feed_forwards=_qwen2_moe),
+    Family("qwen3_moe", ("qwen3_moe",), refuses={"use_sliding_window": True, "rope_traditional": True},
+           head_norm=True, mlp_bias=False, ignores_windows=True, feed_forwards=_qwen3_moe),
+    Family("olmoe", ("olmoe",), {"rope_theta": 10000.0, "tie_word_embeddings": True}, head_norm=True,
+           head_norm_reach="projection", feed_forwards=_olmoe),
+    Family("gpt_oss", ("gpt_oss",),
+           {"rope_theta": 150000.0, "rms_norm_eps": 1e-5, "num_local_experts": 128, "num_experts_per_tok": 4,
+            "head_dim": 64, "sliding_window": 128, "tie_word_embeddings": False, "vocab_size": 201088},
+           {"attention_bias": False}, names={"router": "router", "stacked": "experts"}, qkv_bias=True,
+           out_bias=True, kinds=_alternating, scale=lambda config: 1 / math.sqrt(config.count("head_dim")),
+           attention=lambda config: {"sinks": True}, feed_forwards=_gpt_oss),
+    Family("glm4_moe", ("glm4_moe",), {"partial_rotary_factor": 0.5}, names={"shared": "shared_experts"},
+           out_bias=False, mlp_bias=False, head_norm="use_qk_norm", partial=True, feed_forwards=_glm4_moe),
+    Family("granitemoe", ("granitemoe",), {"tie_word_embeddings": True},
+           names={**BLOCK_SPARSE, "router": "router.layer"}, head_dim_from_config=False,
+           scale=lambda config: config.number("attention_multiplier"), decoder=granite_scales,
+           feed_forwards=_granitemoe),
+)  # fmt: skip

@@ -1,0 +1,1 @@
+"""The parts that layers are made of: one module for each computation."""
