@@ -47,7 +47,7 @@ def _qwen35(hidden: int, layers: int, heads: int, kv_heads: int, **more: Any) ->
 CONFIGS: dict[str, dict[str, Any]] = {
     "gemma-4-e4b": _gemma4(
         2560, 42, 10_240, 8, 2, sliding_window=512, num_kv_shared_layers=18, hidden_size_per_layer_input=256,
-        vocab_size_per_layer_input=262_144, max_position_embeddings=131_072,
+        vocab_size_per_layer_input=262_144, max_position_embeddings=131_072, use_double_wide_mlp=False,
     ),
     "gemma-4-12B": _gemma4(
         3840, 48, 15_360, 16, 8, attention_k_eq_v=True, num_global_key_value_heads=1, num_kv_shared_layers=0,

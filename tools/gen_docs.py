@@ -1,4 +1,4 @@
-"""Writes docs/cli.md, docs/exit-codes.md and tables in docs/server.md and docs/training.md from the program.
+"""Writes docs/cli.md, docs/exit-codes.md and tables in models.md, server.md and training.md from the program.
 
 python tools/gen_docs.py          write the pages
 python tools/gen_docs.py --check  exit 1 if they are not what would be written
@@ -7,6 +7,7 @@ python tools/gen_docs.py --check  exit 1 if they are not what would be written
 from __future__ import annotations
 
 import inspect
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -21,6 +22,8 @@ from mlxone.cli.serve_values import variable
 from mlxone.core.errors import EXIT_CODES
 from mlxone.core.settings import SERVE_SETTINGS, SETTINGS, Setting
 from mlxone.core.train_settings import TRAIN_SETTINGS
+from mlxone.models.families.about import ABOUT, PARITY, TEMPLATE, tested
+from mlxone.models.families.table import FAMILIES
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 HEAD = "<!-- Written by tools/gen_docs.py. Change the program, then run it. -->\n"
@@ -31,6 +34,7 @@ def pages() -> dict[str, str]:
     return {
         "cli.md": cli_page(),
         "exit-codes.md": exit_codes_page(),
+        "models.md": models_page(),
         "server.md": server_page(),
         "training.md": training_page(),
     }
@@ -40,6 +44,12 @@ def server_page() -> str:
     """Written by hand but for two tables."""
     text = _current(DOCS / "server.md")
     return _filled(_filled(text, "settings", _serve_settings()), "later", _later_flags())
+
+
+def models_page() -> str:
+    """Written by hand but for two tables."""
+    text = _current(DOCS / "models.md")
+    return _filled(_filled(text, "families", _families()), "departures", _departures())
 
 
 def training_page() -> str:
@@ -133,6 +143,42 @@ def _train_settings() -> str:
         for setting in TRAIN_SETTINGS
     )
     return _table(head, rows)
+
+
+def _families() -> str:
+    head = (
+        "family", "models", "`model_type`", "template", "tools", "reasoning", "vision", "parity", "packings",
+        "true sizes",
+    )  # fmt: skip
+    rows = []
+    for family in FAMILIES:
+        about = ABOUT[family.name]
+        rows.append((
+            family.name, about.models, ", ".join(f"`{t}`" for t in family.model_types), TEMPLATE,
+            f"not yet: {_marked(about.calls)}" if about.calls else "–", _marked(about.reasoning) or "–",
+            "text only" if about.vision else "–", PARITY, ", ".join(about.packings),
+            ", ".join(tested(family)),
+        ))  # fmt: skip
+    return _table(head, rows)
+
+
+def _departures() -> str:
+    head = ("family", "what a config says", "what is computed", "where that matters")
+    rows = (
+        (family.name, _coded(departure.setting), departure.computed, departure.matters)
+        for family in FAMILIES
+        for departure in ABOUT[family.name].departs
+    )
+    return _table(head, rows)
+
+
+def _marked(text: str) -> str:
+    """Marks of templates as code, which markdown would take for its own."""
+    return re.sub(r"<[^ >]+>|\[[A-Z_]+\]", lambda mark: f"`{mark[0]}`", text)
+
+
+def _coded(text: str) -> str:
+    return re.sub(r"\b[a-z]+(?:_[a-z]+)+\b", lambda name: f"`{name[0]}`", text)
 
 
 def _later_flags() -> str:

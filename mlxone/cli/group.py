@@ -25,6 +25,7 @@ VERBS: dict[str, Verb] = {
     "search": Verb("mlxone.cli.search", "Search the Hub for models, those made for MLX first."),
     "ls": Verb("mlxone.cli.ls", "List the models on this machine."),
     "show": Verb("mlxone.cli.show", "Show everything known about a model on this machine."),
+    "models": Verb("mlxone.cli.families", "List the families of models that run."),
     "fit": Verb("mlxone.cli.fit", "Say whether a model fits this machine, and how fast it is there."),
     "train": Verb("mlxone.cli.train", "Fine-tune a model: from data to an adapter."),
     "train-watch": Verb("mlxone.cli.train_watch", "Follow a training run from elsewhere."),

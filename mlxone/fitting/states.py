@@ -17,7 +17,7 @@ def kv_bytes(facts: ModelFacts, work: Work, element: int) -> int:
 def layer_bytes(facts: ModelFacts, layer: LayerFacts, work: Work, element: int) -> int:
     """Of one such layer and one row."""
     if layer.kind == "recurrent":
-        return layer.state_bytes
+        return layer.state_bytes + layer.tail * element
     return held_tokens(facts, layer, work.context) * token_bytes(layer, work, element)
 
 

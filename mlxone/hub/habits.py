@@ -1,7 +1,7 @@
 """What a model type means by what its configs leave out, and which of their keys say nothing.
 
 Only what decides memory. `models/families` reads the same configs for what is computed; a test holds
-the two equal for every family (tests/hub/test_layers_of_models.py).
+the two equal for every family (tests/hub/test_facts_of_families.py).
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from typing import Any
 
 _GEMMA3 = {
     "hidden_size": 1152, "num_hidden_layers": 26, "intermediate_size": 6912, "num_attention_heads": 4,
-    "num_key_value_heads": 1, "head_dim": 256, "vocab_size": 262_144, "sliding_window": 512,
-    "sliding_window_pattern": 6, "max_position_embeddings": 32_768,
+    "num_key_value_heads": 1, "head_dim": 256, "vocab_size": 262_144, "sliding_window_pattern": 6,
+    "max_position_embeddings": 131_072,
 }  # fmt: skip
 _GEMMA4 = {
-    "num_attention_heads": 8, "num_key_value_heads": 1, "head_dim": 256, "global_head_dim": 512,
-    "vocab_size": 262_144, "num_kv_shared_layers": 20, "use_double_wide_mlp": True, "sliding_window": 512,
-    "sliding_window_pattern": 5, "max_position_embeddings": 131_072, "enable_moe_block": False,
+    "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "global_head_dim": 512,
+    "vocab_size": 262_144, "sliding_window": 512, "sliding_window_pattern": 6,
+    "max_position_embeddings": 131_072, "enable_moe_block": False,
 }  # fmt: skip
 _DEEPSEEK = {"max_position_embeddings": 2048}
 # By the name of the whole model, else of the text model inside it.
@@ -28,7 +28,7 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "gemma3": _GEMMA3 | {"num_attention_heads": 8, "num_key_value_heads": 4, "vocab_size": 262_208},
     "gemma4_text": _GEMMA4,
     "gemma4": _GEMMA4,
-    "gemma4_unified": _GEMMA4,
+    "gemma4_unified": _GEMMA4 | {"sliding_window": 1024, "max_position_embeddings": 262_144},
     "cohere2": {"head_dim": 128, "sliding_window": 4096, "sliding_window_pattern": 4},
     "olmo3": {"sliding_window_pattern": 4},
     "gpt_oss": {
@@ -37,7 +37,6 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     },
     "mixtral": {"num_local_experts": 8, "num_experts_per_tok": 2, "vocab_size": 32_000},
     "qwen2": {"max_position_embeddings": 32_768},
-    "phi3": {"max_position_embeddings": 131_072},
     "starcoder2": {"vocab_size": 49_152},
     "deepseek_v2": _DEEPSEEK,
     "deepseek_v3": _DEEPSEEK,
@@ -48,21 +47,20 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
 # Heads have hidden_size / num_attention_heads dimensions, whatever `head_dim` says.
 PLAIN_HEADS = frozenset({
     "qwen2", "qwen2_moe", "phi3", "granite", "granitemoe", "granitemoehybrid", "starcoder2", "stablelm",
-    "lfm2", "lfm2_moe",
+    "lfm2", "lfm2_moe", "minicpm",
 })  # fmt: skip
 # Every layer sees everything: `layer_types` and a window change nothing, in mlx-lm as here.
 ALL_FULL = frozenset({"gemma2", "phi3", "starcoder2"})
 # A bare `sliding_window_pattern` says which layers slide; everywhere else only `layer_types` does.
 # exaone4's may also be a word of L (local) and G (global), repeated.
 BY_PATTERN = frozenset({
-    "gemma3", "gemma3_text", "gemma4", "gemma4_text", "gemma4_unified", "cohere2", "olmo3", "gpt_oss",
-    "exaone4",
+    "gemma3", "gemma3_text", "gemma4", "gemma4_text", "gemma4_unified", "gemma4_unified_text", "cohere2",
+    "olmo3", "gpt_oss", "exaone4",
 })  # fmt: skip
 # Latent attention that keeps keys and values of all heads; others keep the short vector they come from.
 EXPANDED = frozenset({"deepseek_v2", "minicpm3"})
-# Attention that adds a learned score to each row, or bends scores: MLX has no fused form of the latter.
+# Attention that adds a learned score to each row: without a fused form that copies the table twice.
 SINKS = frozenset({"gpt_oss"})
-CAPPED = frozenset({"gemma2"})
 
 
 def defaults(outer: object, inner: object) -> Mapping[str, Any]:

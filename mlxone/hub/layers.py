@@ -35,14 +35,15 @@ def layers_of(config: Config, kv_bits: Mapping[int, tuple[int, int]]) -> tuple[L
     found: Counter[LayerFacts] = Counter()
     for index, kind in enumerate(kinds):
         bits, group = kv_bits.get(index, (None, 64))
-        found[_layer(config, kind, bits, group)] += 1
+        found[_layer(config, kind, index, bits, group)] += 1
     return tuple(replace(layer, count=count) for layer, count in found.items())
 
 
 def _kinds(config: Config) -> list[LayerKind]:
-    letters = nemotron_letters(config)
-    if letters:
-        config = config.with_defaults({"num_hidden_layers": len(letters)})
+    letters, stated = nemotron_letters(config), config.get("layer_types", config.get("layers_block_type"))
+    one_each = letters or stated
+    if isinstance(one_each, str | list) and one_each:
+        config = config.with_defaults({"num_hidden_layers": len(one_each)})
     count = config.count("num_hidden_layers", most=MAX_LAYERS)
     if len(letters) == count:
         return [LETTERS.get(letter, "full") for letter in letters]
@@ -51,7 +52,6 @@ def _kinds(config: Config) -> list[LayerKind]:
     full = config.get("full_attn_idxs")
     if isinstance(full, list):
         return ["full" if i in full else "recurrent" for i in range(count)]
-    stated = config.get("layer_types", config.get("layers_block_type"))
     if isinstance(stated, list) and len(stated) == count:
         return [NAMES.get(str(name), "full") for name in stated]
     if "full_attention_interval" in config or "linear_num_value_heads" in config:
@@ -88,28 +88,36 @@ def _with_shared(config: Config, kinds: list[LayerKind]) -> list[LayerKind]:
     return keeping + ["shared" for _ in range(shared)]
 
 
-def _layer(config: Config, kind: LayerKind, bits: int | None, group: int) -> LayerFacts:
+def _layer(config: Config, kind: LayerKind, index: int, bits: int | None, group: int) -> LayerFacts:
     if kind == "recurrent":
         return _recurrent(config)
     if kind in ("none", "shared"):
         return LayerFacts(0, kind)
-    heads, key_dim, value_dim = _kept(config, kind)
+    heads, key_dim, value_dim = _kept(config, kind, index)
     return LayerFacts(
         0, kind, heads, key_dim, value_dim, kv_bits=bits, kv_group=group, score_tables=_tables(config),
         unfolded=_unfolded(config),
     )  # fmt: skip
 
 
-def _kept(config: Config, kind: LayerKind) -> tuple[int, int, int]:
+def _kept(config: Config, kind: LayerKind, index: int) -> tuple[int, int, int]:
     """Key-value heads, and the dimensions of one key and one value."""
     if _is_latent(config):
         rope_dim = config.count("qk_rope_head_dim", 64)
         if _is_absorbed(config):  # one compressed vector and its rotary part
             return 1, config.count("kv_lora_rank"), rope_dim
-        return config.count("num_attention_heads"), head_dim(config), config.count("v_head_dim", _plain(config))
+        return (
+            config.count("num_attention_heads"),
+            head_dim(config),
+            config.count("v_head_dim", _plain(config)),
+        )
     dim = head_dim(config)
     heads = config.count("num_key_value_heads", config.count("num_attention_heads"))
-    if kind == "full":
+    if "per_layer_config" in config:  # as transformers 5 writes what differs layer by layer
+        by_layer = Config(config.section("per_layer_config"), source=f"{config.source}: per_layer_config")
+        own = Config(by_layer.section(str(index)), source=f"{by_layer.source}.{index}")
+        heads, dim = own.count("num_key_value_heads", heads), own.count("head_dim", dim)
+    elif kind == "full":
         if config.get("attention_k_eq_v"):  # one projection for both, yet both are kept: only keys rotate
             heads = config.count("num_global_key_value_heads", heads)
         dim = global_head_dim(config)

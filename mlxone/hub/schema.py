@@ -23,7 +23,7 @@ from mlxone.hub.entry import Entry
 from mlxone.hub.sources import Source
 from mlxone.hub.stamps import Place
 
-SCHEMA = 3
+SCHEMA = 4
 PATIENCE = 5.0  # seconds to wait for another process's writing
 LINE = "\n"  # between names, none of which holds one: see `contents.list_tree`
 

@@ -29,9 +29,10 @@ class FeedForwardPart(Protocol):
 class Block:
     """A mixer, a feed-forward part, or one after the other; each with norms before and behind it."""
 
+    # Whoever walks a model sees its parts in this order: that of a layer's computation, but for norms.
     __slots__ = (
-        "after_feed_forward_norm", "after_mixer_norm", "clipped", "factor", "feed_forward",
-        "feed_forward_norm", "mixer", "mixer_norm", "per_layer_input", "residual_scale",
+        "mixer", "mixer_norm", "after_mixer_norm", "feed_forward", "feed_forward_norm",
+        "after_feed_forward_norm", "per_layer_input", "factor", "residual_scale", "clipped",
     )  # fmt: skip
 
     def __init__(
@@ -84,7 +85,7 @@ class Block:
 class ParallelBlock:
     """Both parts read one norm of the same input."""
 
-    __slots__ = ("feed_forward", "mixer", "mixer_norm", "parts_first")
+    __slots__ = ("mixer", "mixer_norm", "feed_forward", "parts_first")
 
     def __init__(
         self, mixer: Mixer, feed_forward: FeedForwardPart, norm: AnyNorm, *, parts_first: bool

@@ -33,6 +33,7 @@ from mlxone.models.spec import (
     ShortConvSpec,
 )
 from mlxone.models.weights import WeightSource
+
 # What a spec describes: its role among the names, and how it is built.
 PARTS: Mapping[type, tuple[str, Callable[..., Any]]] = {
     AttentionSpec: ("attention", attention.build),

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from mlxone.core.errors import AdapterMismatch
+from mlxone.models.block import AnyBlock
 from mlxone.models.changes import (
     Changes,
     DoraLinear,
@@ -20,7 +21,6 @@ from mlxone.models.changes import (
     changed_linear,
     changed_norm,
 )
-from mlxone.models.block import AnyBlock
 from mlxone.models.decoder import Decoder
 from mlxone.models.layers import (
     AnyNorm,

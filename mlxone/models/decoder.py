@@ -6,7 +6,6 @@ B: rows, L: new tokens, D: hidden size, H: heads.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -24,7 +23,7 @@ from mlxone.models.parts.per_layer_input import PerLayerInputs
 from mlxone.models.spec import RECURRENT, AttentionSpec, DecoderSpec, LogitsSpec, MixerSpec
 
 NEAR_END = 4  # the last quarter of the layers
-AHEAD = 1  # layers that may be submitted beside the one that is computed
+
 
 def new_state(spec: DecoderSpec) -> ModelState:
     """Empty; takes no weights, so what a model's states can do is known without it."""
@@ -87,7 +86,7 @@ class Decoder:
         x = self.embed(ids)
         own = [None] * len(self.blocks) if self.per_layer_inputs is None else self.per_layer_inputs(ids, x)
         masks: dict[str, Mask] = {"none": None}
-        flying: deque[mx.array] = deque()
+        submitted: mx.array | None = None
         last = len(self.blocks)
         parts = zip(self._kinds, self.blocks, own, strict=True)
         for number, ((place, kind), block, share) in enumerate(parts, 1):
@@ -97,9 +96,9 @@ class Decoder:
             x = block(x, memory, masks[kind], share)
             if paced and number < last:
                 mx.async_eval(x)
-                flying.append(x)
-                if len(flying) > AHEAD:
-                    mx.eval(flying.popleft())
+                if submitted is not None:
+                    mx.eval(submitted)
+                submitted = x
             elif near_end is not None and not paced and number == last - last // NEAR_END:
                 near_end(x)
         return self.norm(x)

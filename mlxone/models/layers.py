@@ -236,7 +236,8 @@ def _join_plain(parts: Sequence[PlainLinear], bias: mx.array | None) -> Joined:
         PlainLinear(weight[a:b], None if bias is None else bias[a:b], path=part.path, bits=part.bits)
         for part, (a, b) in zip(parts, _spans(parts), strict=True)
     ]
-    return Joined(PlainLinear(weight, bias), _borders(parts), Parallel(views), apart=False)
+    # With biases, MLX's CUDA kernels for one row round differently in a wider product.
+    return Joined(PlainLinear(weight, bias), _borders(parts), Parallel(views), apart=bias is not None)
 
 
 def _join_packed(parts: Sequence[PackedLinear], bias: mx.array | None) -> Joined:

@@ -132,7 +132,8 @@ class ShortConvSpec:
 MixerSpec = AttentionSpec | LatentSpec | GatedDeltaSpec | Mamba2Spec | ShortConvSpec
 RECURRENT = (GatedDeltaSpec, Mamba2Spec, ShortConvSpec)
 
-Activation = Literal["silu", "gelu", "gelu_approx", "relu2", "clipped_silu"]
+# geglu is gelu_approx where the gate's product is fused with it
+Activation = Literal["silu", "gelu", "gelu_approx", "geglu", "relu2", "clipped_silu"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,8 @@ from itertools import accumulate
 from mlxone.backend.arrays import mx, on_cpu
 from mlxone.models.quantization import Packing
 
+TILE = 128
+
 
 class PlainStack:
     __slots__ = ("bias", "bits", "count", "in_dims", "narrow", "out_dims", "path", "weight")
@@ -159,9 +161,15 @@ def join_stacks(stacks: Sequence[Stack]) -> Abreast | JoinedStacks:
         return Abreast(stacks)
     if len(plain) == len(stacks) and len({s.narrow for s in plain}) == 1:
         return JoinedStacks(_join_plain(plain), borders)
-    if len(packed) == len(stacks) and len({s.packing for s in packed}) == 1:
+    if len(packed) == len(stacks) and len({s.packing for s in packed}) == 1 and _stays_exact(packed):
         return JoinedStacks(_join_packed(packed), borders)
     return Abreast(stacks)
+
+
+def _stays_exact(stacks: Sequence[PackedStack]) -> bool:
+    """Modes other than affine have a faster CUDA kernel for widths that are whole tiles, which rounds
+    differently: a stack that is none must not become part of one that is."""
+    return stacks[0].packing.mode == "affine" or all(s.out_dims % TILE == 0 for s in stacks)
 
 
 def _join_plain(stacks: Sequence[PlainStack]) -> PlainStack:

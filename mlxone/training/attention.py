@@ -28,7 +28,7 @@ class Scoring:
 
 
 def attend(queries: mx.array, keys: mx.array, values: mx.array, how: Scoring) -> mx.array:
-    """[B, H, L, dim], [B, K, S, dim], [B, K, S, dim] to [B, H, L, dim]. No gradient for the sinks."""
+    """[B, H, L, dim], [B, K, S, dim], [B, K, S, V] to [B, H, L, V]. No gradient for the sinks."""
     batch, heads, length, _ = queries.shape
     total = keys.shape[2]
     slides = how.window is not None and total > how.window
@@ -68,7 +68,7 @@ def attend_in_blocks(
 
 class _Blocks:
     def __init__(self, queries: tuple[int, ...], keys: tuple[int, ...], how: Scoring, rows: int) -> None:
-        self.batch, self.heads, self.length, self.dim = queries
+        self.batch, self.heads, self.length, _ = queries
         self.kv_heads, self.total = keys[1], keys[2]
         self.how, self.rows = how, rows
 
@@ -103,7 +103,8 @@ class _Blocks:
             if self.how.softcap is not None:
                 d_scores = d_scores * (1 - mx.square(scores / self.how.softcap))
             d_queries.append(self._unfolded(self.how.scale * (d_scores @ seen)))
-            d_keys[:, :, low:high] = d_keys[:, :, low:high] + d_scores.swapaxes(-1, -2) @ (self.how.scale * block)
+            d_seen = d_scores.swapaxes(-1, -2) @ (self.how.scale * block)
+            d_keys[:, :, low:high] = d_keys[:, :, low:high] + d_seen
         d_block = mx.concatenate(d_queries, axis=2)
         return d_block, d_keys.astype(keys.dtype), d_values.astype(values.dtype)
 
@@ -133,7 +134,7 @@ class _Blocks:
     def _folded(self, x: mx.array, start: int) -> mx.array:
         """A block of [B, H, L, dim] as [B, K, G * rows, dim]: one product for all heads of a key's."""
         part = x[:, :, start : start + self.rows]
-        return part.reshape(self.batch, self.kv_heads, -1, self.dim)
+        return part.reshape(self.batch, self.kv_heads, -1, x.shape[-1])
 
     def _unfolded(self, x: mx.array) -> mx.array:
-        return x.reshape(self.batch, self.heads, -1, self.dim)
+        return x.reshape(self.batch, self.heads, -1, x.shape[-1])

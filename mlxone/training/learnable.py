@@ -13,7 +13,7 @@ def check_learnable(spec: DecoderSpec) -> None:
     why = why_not(spec)
     if why:
         raise UnsupportedModel(
-            f"a {spec.family} model with {why} cannot be trained yet",
+            f"{spec.family} with {why} cannot be trained yet",
             hint="docs/training.md lists the families that can be",
         )
 

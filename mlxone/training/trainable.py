@@ -22,15 +22,17 @@ from mlxone.training.products import for_training
 Params = dict[str, mx.array]
 Kind = Literal["lora", "dora", "full"]
 
-# In which order mlx-lm goes through a layer when it draws a random start.
+# In which order mlx-lm goes through a layer when it draws a random start; in most families.
 START_ORDER = ("up_proj", "down_proj", "gate_proj", "o_proj", "v_proj", "k_proj", "q_proj")
 
 
 class Trainable:
-    """`modules` are names of linears ("q_proj", "self_attn.q_proj"), by default all of them; `layers`
-    is how many of the last layers are trained, by default all; `ranks` overrides `rank` by path.
+    """`modules` are names of linears ("q_proj", "self_attn.q_proj"), by default all of them but what
+    chooses experts; `layers` is how many of the last layers are trained, by default all; `ranks`
+    overrides `rank` by path.
 
     "full" trains weights, biases and norms themselves, by default of everything in those layers.
+    Stacks of experts are never trained.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class Trainable:
         check_learnable(decoder.spec)
         self.kind, self.rank, self.scale, self.dropout = kind, rank, scale, dropout
         self.ranks = dict(ranks or {})
+        self._router = decoder.spec.name("router")
         self.blocks = [for_training(block) for block in decoder.blocks]
         first = _first_layer(len(self.blocks), layers)
         self.by_layer = [
@@ -110,7 +113,12 @@ class Trainable:
         paths = list(leaves_of(block))
         if modules is not None:
             return tuple(path for path in paths if any(_is_named(path, name) for name in modules))
-        return (*paths, *norms_of(block)) if self.kind == "full" else tuple(paths)
+        if self.kind == "full":
+            return (*paths, *norms_of(block))
+        return tuple(path for path in paths if not self._is_router(path))
+
+    def _is_router(self, path: str) -> bool:
+        return path.endswith((f".{self._router}", f".{self._router}.proj"))
 
 
 def _weights(paths: Sequence[str], block: AnyBlock) -> Params:

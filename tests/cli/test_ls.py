@@ -88,9 +88,10 @@ def test_filters(mlxone, models):
 
 
 def test_only_those_that_run_here(mlxone, models):
-    cached("org/llama", "Llama-3.3-70B")
-    assert names(mlxone("ls", "--supported")) == ["org/llama"]
-    assert [row["RUNS"].partition(":")[0] for row in rows(mlxone("ls").out)] == ["no", "no", "yes"]
+    config = cached("org/other", "Llama-3.3-70B") / "config.json"
+    config.write_text(config.read_text().replace('"llama"', '"mamba9"'))
+    assert names(mlxone("ls", "--supported")) == [BIG, MOE]
+    assert [row["RUNS"].partition(":")[0] for row in rows(mlxone("ls").out)] == ["yes", "yes", "no"]
 
 
 def test_sorting(mlxone, models):

@@ -11,12 +11,14 @@ from hypothesis import strategies as st
 
 from mlxone.core.facts import LayerFacts, ModelFacts
 from mlxone.fitting.machine import Kind
-from mlxone.fitting.transient import COSTS, transient_bytes
+from mlxone.fitting.transient import COSTS, PART, transient_bytes
 from mlxone.fitting.work import Work
+from mlxone.models.parts.mamba2 import CHUNK
 from tests.fitting.cases import kinds, models, true_size, with_layers, works
 
 FULL = LayerFacts(32, "full", 8, 128, 128)
 SLIDING = LayerFacts(32, "sliding", 8, 128, 128)
+SMALL_HEADS = with_layers(FULL).heads
 
 
 def needed(facts: ModelFacts, kind: Kind, context: int = 32_768, **work: Any) -> int:
@@ -113,3 +115,54 @@ def test_rows_take_logits_and_scores_of_their_own_when_they_decode():
 def test_a_smaller_step_is_a_way_out(kind: Kind):
     facts = true_size("Llama-3.3-70B")
     assert needed(facts, kind, 8192, prefill_step=256) < needed(facts, kind, 8192, prefill_step=2048) / 2
+
+
+# What only some families compute --------------------------------------------------------------
+
+STATE = 32 * 128 * 128 * 4
+DELTA = LayerFacts(24, "recurrent", state_bytes=STATE, tail=3 * 8192, channels=8192, by_token=True)
+MAMBA = LayerFacts(24, "recurrent", state_bytes=STATE, tail=3 * 8192, channels=8192, pair_heads=64)
+
+
+def test_mamba_takes_as_many_tokens_at_once_as_is_believed():
+    assert PART == CHUNK
+
+
+def test_on_a_cpu_a_chunk_of_gated_delta_holds_the_state_of_each_token():
+    facts = with_layers(DELTA, heads=1)
+    short, long = (needed(facts, "cpu", prefill_step=step) for step in (512, 1024))
+    assert 512 * STATE < long - short < 1.5 * 512 * STATE
+
+
+@pytest.mark.parametrize("kind", COSTS)
+def test_tables_of_mamba_are_of_one_part(kind: Kind):
+    table = 64 * PART * PART * 4
+    with_tables, without = (with_layers(replace(MAMBA, pair_heads=n), heads=1) for n in (64, 1))
+    for step in (256, 2048):
+        more = needed(with_tables, kind, prefill_step=step) - needed(without, kind, prefill_step=step)
+        assert 5 * table < more < 20 * table
+
+
+def test_parts_of_their_own_are_in_memory_together():
+    # Where a layer is one part, an attending one follows a recurrent one at once.
+    parts = FULL, MAMBA, LayerFacts(10, "none")
+    both, apart = (needed(with_layers(*layers), "cpu", 4096) for layers in (parts, parts[:2]))
+    assert both > 1.1 * apart > 1.1 * needed(with_layers(FULL), "cpu", 4096)
+
+
+def test_sinks_copy_the_table_of_scores():
+    one, three = (with_layers(replace(FULL, score_tables=n)) for n in (1, 3))
+    table = SMALL_HEADS * 2048 * 32_768 * 2
+    assert needed(three, "cpu") - needed(one, "cpu") == 2 * table
+
+
+def test_latent_attention_unfolds_what_it_keeps():
+    kept = LayerFacts(60, "full", 1, 512, 64, score_tables=2)
+    plain, latent = (with_layers(replace(kept, unfolded=n)) for n in (0, 128 * 256))
+    assert needed(latent, "cpu") - needed(plain, "cpu") >= 32_768 * 128 * 256 * 2
+    assert scores(latent, "cuda") > scores(with_layers(replace(kept, key_dim=128)), "cuda")  # never fused
+
+
+def test_chosen_experts_each_have_a_copy_of_the_hidden_state():
+    few, many = (with_layers(FULL, experts=64, experts_per_token=n) for n in (2, 8))
+    assert needed(many, "cpu") - needed(few, "cpu") >= 6 * 2048 * few.hidden_size * 2

@@ -107,7 +107,10 @@ HANDS = {
     "Qwen3.5-4B": QWEN_4B, "Qwen3.6-35B-A3B": QWEN_35B, "Llama-3.3-70B": LLAMA_70B,
 }  # fmt: skip
 # A float32 matrix of 128 x 128 for each of 32 heads, and three tokens of the convolution's channels.
-GATED_DELTA = 32 * 128 * 128 * 4 + 3 * (2 * 16 * 128 + 32 * 128) * BF16
+CHANNELS = 2 * 16 * 128 + 32 * 128
+GATED_DELTA: dict[str, Any] = {
+    "state_bytes": 32 * 128 * 128 * 4, "tail": 3 * CHANNELS, "channels": CHANNELS, "by_token": True,
+}  # fmt: skip
 LAYERS = {
     "gemma-4-12B": (LayerFacts(40, "sliding", 8, 256, 256), LayerFacts(8, "full", 1, 512, 512)),
     "gemma-4-26B-A4B": (LayerFacts(25, "sliding", 8, 256, 256), LayerFacts(5, "full", 2, 512, 512)),
@@ -115,10 +118,10 @@ LAYERS = {
         LayerFacts(20, "sliding", 2, 256, 256), LayerFacts(4, "full", 2, 512, 512), LayerFacts(18, "shared"),
     ),
     "Qwen3.5-4B": (
-        LayerFacts(24, "recurrent", state_bytes=GATED_DELTA), LayerFacts(8, "full", 4, 256, 256),
+        LayerFacts(24, "recurrent", **GATED_DELTA), LayerFacts(8, "full", 4, 256, 256),
     ),
     "Qwen3.6-35B-A3B": (
-        LayerFacts(30, "recurrent", state_bytes=GATED_DELTA), LayerFacts(10, "full", 2, 256, 256),
+        LayerFacts(30, "recurrent", **GATED_DELTA), LayerFacts(10, "full", 2, 256, 256),
     ),
     "Llama-3.3-70B": (LayerFacts(80, "full", 8, 128, 128),),
 }  # fmt: skip
@@ -335,6 +338,81 @@ def test_a_model_without_weights():
 def test_feed_forward_layers_twice_as_wide():
     assert of(use_double_wide_mlp=True, num_kv_shared_layers=1).intermediate_size == 2 * 128
     assert of(num_local_experts=8, num_experts_per_tok=2).intermediate_size == 2 * 128  # Mixtral's way
+
+
+@pytest.mark.parametrize(
+    ("values", "inner"),
+    [
+        # What all tokens are sent to counts beside the experts, under any of its names.
+        ({"num_experts": 8, "moe_intermediate_size": 100, "shared_expert_intermediate_size": 70},
+         2 * 100 + 70),
+        ({"n_routed_experts": 8, "moe_intermediate_size": 100, "n_shared_experts": 2}, 2 * 100 + 2 * 100),
+        ({"n_routed_experts": 8, "moe_intermediate_size": 100, "n_shared_experts": 1,
+          "moe_shared_expert_intermediate_size": 30, "hybrid_override_pattern": "ME"}, 2 * 100 + 30),
+        ({"num_local_experts": 8, "shared_intermediate_size": 50}, 2 * 128 + 50),  # Granite
+        # Named, but without effect: a pattern without experts, a block that is switched off, none at all.
+        ({"n_routed_experts": 8, "moe_intermediate_size": 100, "hybrid_override_pattern": "M-"}, 128),
+        ({"num_experts": 8, "moe_intermediate_size": 100, "enable_moe_block": False}, 128),
+        ({"num_experts": 0, "moe_intermediate_size": 100, "shared_expert_intermediate_size": 70}, 128),
+        ({"block_ff_dim": 192, "intermediate_size": ...}, 192),  # LFM2
+    ],
+)  # fmt: skip
+def test_the_widest_of_a_mixture(values: dict[str, Any], inner: int):
+    config = {k: v for k, v in (TINY | {"num_experts_per_tok": 2} | values).items() if v is not ...}
+    assert facts_of(Config(config), [], {}).intermediate_size == inner
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        "block_sparse_moe.switch_mlp.gate_proj",
+        "experts.switch_glu.up_proj",
+        "mlp.experts.gate_proj",
+        "mlp.switch_mlp.down_proj",
+        "mixer.switch_mlp.fc1",
+        "feed_forward.switch_mlp.up_proj",
+        "mlp.experts.7.up_proj",
+    ],
+)
+def test_experts_by_the_names_that_checkpoints_give_them(part: str):
+    path = f"model.layers.0.{part}"
+    found = of(
+        tensor(f"{path}.weight", "U32", 4, 32, 64 * 4 // 32),
+        tensor(f"{path}.scales", "U8", 4, 32, 64 // 32),
+        tensor(f"{path}.bias", "BF16", 4, 32),
+        quantization={"group_size": 32, "bits": 4, "mode": "mxfp4"},
+        num_experts=4, num_experts_per_tok=1,
+    )  # fmt: skip
+    assert found.expert_bytes == found.language_bytes == 4 * (32 * 64 // 2 + 32 * 64 // 32 + 32 * 2)
+    assert (found.packed_parameters, found.unpackable_parameters) == (4 * 32 * 64, 4 * 32)
+    assert found.active_bytes == found.language_bytes // 4
+
+
+@pytest.mark.parametrize(
+    "part", ["mlp.shared_experts.up_proj", "mlp.shared_expert.up_proj", "mlp.gate", "mlp.up_proj"]
+)
+def test_what_every_token_goes_through_is_no_expert(part: str):
+    assert of(tensor(f"model.layers.0.{part}.weight", "BF16", 32, 64)).expert_bytes == 0
+
+
+@pytest.mark.parametrize(
+    "name", ["model.layers.2.mlp.up_proj.weight", "language_model.model.layers.61.x.weight"]
+)
+def test_a_layer_behind_the_last_one_is_beside(name: str):
+    found = of(tensor(name, "BF16", 30), tensor("model.layers.1.x.weight", "BF16", 64))
+    assert (found.sidecar_bytes, found.language_bytes) == (60, 128)
+
+
+def test_matrices_of_each_head_can_be_packed():
+    assert of(tensor("model.layers.0.self_attn.embed_q.weight", "BF16", 4, 32, 64)).unpackable_parameters == 0
+    assert of(tensor("model.layers.0.mamba.conv1d.weight", "BF16", 4, 4, 1)).unpackable_parameters == 16
+
+
+@pytest.mark.parametrize("name", ["embed_tokens", "embed_tokens_per_layer", "embeddings"])
+def test_tables_that_are_only_looked_up(name: str):
+    table, head = tensor(f"backbone.{name}.weight", "BF16", 96, 64), tensor("lm_head.weight", "BF16", 96, 64)
+    assert of(table, head).lookup_bytes == 96 * 64 * 2
+    assert of(table).lookup_bytes == (96 * 64 * 2 if name.endswith("per_layer") else 0)
 
 
 def test_no_more_experts_are_chosen_than_there_are():

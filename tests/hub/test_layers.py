@@ -32,7 +32,7 @@ LLAMA: dict[str, Any] = {
 def layers(kv_bits: dict[int, tuple[int, int]] | None = None, /, **values: Any) -> tuple[LayerFacts, ...]:
     """Of the llama with changes; a change to `...` takes the key away."""
     config = {k: v for k, v in (LLAMA | values).items() if v is not ...}
-    return layers_of(Config(config, source="the config"), BF16, kv_bits or {})
+    return layers_of(text_config(Config(config, source="the config")), kv_bits or {})
 
 
 def kinds(**values: Any) -> dict[str, int]:
@@ -66,6 +66,21 @@ def test_layers_that_remember_alike_are_one_entry():
         ({"model_type": "gemma3_text", "sliding_window": 1024}, {"sliding": 27, "full": 5}),
         ({"model_type": "gemma3_text", "sliding_window": 1024, "sliding_window_pattern": 4},
          {"sliding": 24, "full": 8}),
+        # exaone4 has it as a word, cohere2 and olmo3 leave it out, gpt-oss begins with a sliding layer.
+        ({"model_type": "exaone4", "sliding_window": 4096, "sliding_window_pattern": "LLLG"},
+         {"sliding": 24, "full": 8}),
+        ({"model_type": "exaone4", "sliding_window": 4096}, {"full": 32}),
+        ({"model_type": "cohere2"}, {"sliding": 24, "full": 8}),
+        ({"model_type": "olmo3", "sliding_window": 4096}, {"sliding": 24, "full": 8}),
+        ({"model_type": "gpt_oss"}, {"sliding": 16, "full": 16}),
+        # These see everything, as in mlx-lm, whatever the config says.
+        ({"model_type": "gemma2", "sliding_window": 4096, "layer_types": ["sliding_attention"] * 32},
+         {"full": 32}),
+        ({"model_type": "phi3", "sliding_window": 2047, "layer_types": ["sliding_attention"] * 32},
+         {"full": 32}),
+        ({"full_attn_idxs": [2, 5, 8], "conv_L_cache": 3}, {"recurrent": 29, "full": 3}),
+        ({"num_hidden_layers": ..., "hybrid_override_pattern": list("M-M*-EM")},
+         {"recurrent": 3, "none": 3, "full": 1}),
         # A bare window changes nothing, neither here nor in what computes.
         ({"model_type": "mistral", "sliding_window": 4096}, {"full": 32}),
         # A name nobody knows is taken for the kind that needs most.
@@ -98,7 +113,8 @@ def test_full_layers_with_heads_of_their_own_size():
     # Only with one projection for both do full layers have fewer heads, and still they keep both.
     assert layers(**own, attention_k_eq_v=True) == (sliding, LayerFacts(8, "full", 1, 512, 512))
     assert layers(**own) == (sliding, LayerFacts(8, "full", 8, 512, 512))
-    assert layers(**own | {"global_head_dim": ...}, model_type="gemma4_text")[1].key_dim == 512
+    no_shared = {"global_head_dim": ..., "num_kv_shared_layers": 0}
+    assert layers(**own | no_shared, model_type="gemma4_text")[1].key_dim == 512
     assert layers(**own | {"global_head_dim": ...})[1].key_dim == 256
 
 
@@ -109,9 +125,15 @@ def test_heads_that_a_config_leaves_out():
 
 
 def test_latent_attention_keeps_one_vector_and_its_rotary_part():
-    assert layers(kv_lora_rank=512, qk_rope_head_dim=64, v_head_dim=128) == (
-        LayerFacts(32, "full", 1, 512, 64),
+    sizes = {"kv_lora_rank": 512, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 96}
+    # A chunk turns it into keys and values again, and has a second table of scores for the rotary part.
+    short = LayerFacts(32, "full", 1, 512, 64, score_tables=2, unfolded=32 * (128 + 96))
+    assert (
+        layers(**sizes, model_type="deepseek_v3") == layers(**sizes, model_type="of_the_future") == (short,)
     )
+    # mlx-lm computes these two over keys and values of every head, and so do we.
+    long = LayerFacts(32, "full", 32, 128 + 64, 96)
+    assert layers(**sizes, model_type="deepseek_v2") == layers(**sizes, model_type="minicpm3") == (long,)
 
 
 def test_widths_of_kept_values_are_each_layers_own():
@@ -138,20 +160,25 @@ GRANITE = {  # Granite 4.0 H Tiny, the same under other names
 
 
 @pytest.mark.parametrize(
-    ("values", "expected"),
+    ("values", "state", "channels", "more"),
     [
         # A float32 matrix for each of 32 value heads; three tokens of q, k (16 heads each) and v.
-        (GATED_DELTA, 32 * 128 * 128 * F32 + 3 * (2 * 16 * 128 + 32 * 128) * BF16),
+        (GATED_DELTA, 32 * 128 * 128 * F32, 2 * 16 * 128 + 32 * 128, {"by_token": True}),
         # A float32 matrix for each head; three tokens of x (128 x 64) and of B and C (8 groups x 128 each).
-        (MAMBA2, 128 * 64 * 128 * F32 + 3 * (128 * 64 + 2 * 8 * 128) * BF16),
-        (GRANITE, 48 * 64 * 128 * F32 + 3 * (48 * 64 + 2 * 1 * 128) * BF16),
-        ({"conv_L_cache": 3, "hidden_size": 2048}, 2 * 2048 * BF16),  # LFM2: only the convolution's tokens
+        (MAMBA2, 128 * 64 * 128 * F32, 128 * 64 + 2 * 8 * 128, {"pair_heads": 128}),
+        (GRANITE, 48 * 64 * 128 * F32, 48 * 64 + 2 * 1 * 128, {"pair_heads": 48}),
+        ({"conv_L_cache": 4, "hidden_size": 2048}, 0, 2048, {}),  # LFM2: only the convolution's tokens
     ],
 )
-def test_recurrent_states_have_one_size(values: dict[str, Any], expected: int):
+def test_recurrent_states_have_one_size(
+    values: dict[str, Any], state: int, channels: int, more: dict[str, Any]
+):
     # "linear_attention", "mamba" and "conv" are one kind: what they keep follows from the keys.
     types = ["linear_attention"] * 31 + ["full_attention"]
-    assert layers(**values, layer_types=types)[0] == LayerFacts(31, "recurrent", state_bytes=expected)
+    expected = LayerFacts(
+        31, "recurrent", state_bytes=state, tail=3 * channels, channels=channels, **more
+    )  # fmt: skip
+    assert layers(**values, layer_types=types)[0] == expected
 
 
 # mlx-lm's caches ----------------------------------------------------------------------------
@@ -209,9 +236,14 @@ def test_mlx_lm_keeps_as_many_bytes(name: str):
     mx.eval(model(mx.zeros((1, length), mx.int32), cache=cache))
     held = [value for layer in cache for value in dict(tree_flatten(layer.state)).values()]
     kept = [array for array in held if isinstance(array, mx.array)]
-    found = layers_of(text_config(Config(config)), BF16, {})
+    found = layers_of(text_config(Config(config)), {})
     assert sum(array.nbytes for array in kept) == sum(
-        layer.count * (layer.state_bytes + length * layer.kv_heads * (layer.key_dim + layer.value_dim) * BF16)
+        layer.count
+        * (
+            layer.state_bytes
+            + layer.tail * BF16
+            + length * layer.kv_heads * (layer.key_dim + layer.value_dim) * BF16
+        )
         for layer in found
     )
 
@@ -228,7 +260,8 @@ KEYS = (
     "model_type", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
     "head_dim", "global_head_dim", "v_head_dim", "num_global_key_value_heads", "attention_k_eq_v",
     "layer_types", "layers_block_type", "hybrid_override_pattern", "full_attention_interval",
-    "sliding_window", "sliding_window_pattern", "num_kv_shared_layers", "kv_lora_rank", "qk_rope_head_dim",
+    "sliding_window", "sliding_window_pattern", "per_layer_config", "full_attn_idxs",
+    "qk_nope_head_dim", "num_kv_shared_layers", "kv_lora_rank", "qk_rope_head_dim",
     *GATED_DELTA, *MAMBA2, *GRANITE, "conv_L_cache",
 )  # fmt: skip
 
@@ -242,12 +275,14 @@ def test_any_config_gives_layers_or_our_own_error(
 ):
     config = LLAMA | {"num_hidden_layers": 4} | values
     try:
-        found = layers_of(Config(config), BF16, kv_bits)
+        found = layers_of(Config(config), kv_bits)
     except MlxoneError as error:
         assert "\n" not in str(error) and len(str(error)) < 400
         return
     assert sum(layer.count for layer in found) == config["num_hidden_layers"] <= MAX_LAYERS
-    numbers = [(layer.kv_heads, layer.key_dim, layer.value_dim, layer.state_bytes) for layer in found]
+    numbers = [
+        (layer.kv_heads, layer.key_dim, layer.value_dim, layer.state_bytes, layer.tail) for layer in found
+    ]
     assert all(type(n) is int and n >= 0 for row in numbers for n in row)
 
 

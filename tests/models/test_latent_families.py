@@ -19,7 +19,7 @@ LATENT: dict[str, Any] = {
 }  # fmt: skip
 EXPERTS: dict[str, Any] = {
     "n_routed_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 10, "n_shared_experts": 2,
-    "first_k_dense_replace": 1, "n_group": 4, "topk_group": 2,
+    "first_k_dense_replace": 1, "n_group": 4, "topk_group": 2, "routed_scaling_factor": 1.0,
 }  # fmt: skip
 V2 = {**LATENT, **EXPERTS, "model_type": "deepseek_v2"}
 V3 = {**LATENT, **EXPERTS, "model_type": "deepseek_v3"}
@@ -80,10 +80,10 @@ def test_which_layers_have_experts():
     for base in (V2, V3):
         assert with_experts(base) == [False, True, True, True]
         assert with_experts(base, first_k_dense_replace=0) == [True] * 4
-        assert with_experts(base, first_k_dense_replace=...) == [True] * 4
         assert with_experts(base, moe_layer_freq=2) == [False, False, True, False]
         assert with_experts(base, n_routed_experts=None) == [False] * 4
         assert with_experts(base, first_k_dense_replace=9) == [False] * 4
+    assert with_experts(V2, first_k_dense_replace=...) == [True] * 4
 
 
 def test_experts_of_deepseek_v2():
@@ -107,7 +107,14 @@ def test_experts_of_deepseek_v3():
     assert not experts(V3, num_experts_per_tok=1).router.normalised, (
         "one score alone is not divided by itself"
     )
-    assert experts(V3, n_group=..., topk_group=...).router.groups == 1
+
+
+@pytest.mark.parametrize("key", ["n_group", "topk_group", "routed_scaling_factor", "first_k_dense_replace"])
+def test_what_a_config_of_deepseek_v3_has_to_say(key: str):
+    """mlx-lm and the publisher take different values where it is left out."""
+    with refused(DamagedModel, "the config", key):
+        spec(V3, **{key: ...})
+    assert spec(V3, n_routed_experts=None, **{key: ...}), "of no interest without experts"
 
 
 def test_minicpm3_scales_what_flows():

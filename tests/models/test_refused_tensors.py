@@ -1,4 +1,4 @@
-"""A config that contradicts its tensors: the error names the tensor. Nothing is made as large as a number says."""
+"""A config that contradicts its tensors: the error names the tensor. No number makes anything large."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ NAMES = (
     "glm4", "stablelm-head-norms", "starcoder2", "gemma4-per-layer", "gemma4-mixture", "gpt_oss",
     "qwen3_next-mixture", "nemotron_h-latent-groups", "granitemoehybrid-mixture", "lfm2", "v3", "minicpm3",
 )  # fmt: skip
-# A router's correction and what else is added without a matrix of its own: parts that a config states.
 Tensors = dict[str, mx.array]
 
 
@@ -88,12 +87,16 @@ def test_one_of_whole_numbers(saved: Any, name: str, tmp_path: Path):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("extra", ["model.layers.0.self_attn.q_scale", "model.layers.99.mlp.weight", "stranger"])
+@pytest.mark.parametrize(
+    "extra", ["model.layers.0.self_attn.q_scale", "model.layers.99.mlp.weight", "stranger"]
+)
 def test_one_that_nobody_expects(saved: Any, name: str, extra: str, tmp_path: Path):
     folder, arrays = saved(name)
     (tmp_path / "config.json").write_text((folder / "config.json").read_text())
     with on_stream():
-        expect(tmp_path, {**arrays, extra: mx.zeros((2,))}, extra, "unexpected tensor", "config.json describes a")
+        expect(
+            tmp_path, {**arrays, extra: mx.zeros((2,))}, extra, "unexpected tensor", "config.json describes a"
+        )
 
 
 def test_a_layer_more_in_the_file_than_in_the_config(saved: Any, tmp_path: Path):

@@ -6,23 +6,47 @@ import copy
 from typing import Any
 
 from mlxone.models.families.table import BY_MODEL_TYPE
-from tests.parity import test_dense, test_families, test_gemma, test_latent, test_mixtures, test_recurrent
+from tests.parity import (
+    test_dense,
+    test_families,
+    test_gemma,
+    test_latent,
+    test_mixtures,
+    test_published,
+    test_recurrent,
+)
 
 ON_A_BASE = (test_families, test_dense, test_mixtures)  # theirs hold what they change of one
 WHOLE = (test_gemma, test_recurrent, test_latent)
 MODULES = (*ON_A_BASE, *WHOLE)
 
 CONFIGS: dict[str, dict[str, Any]] = {
-    **{
-        name: {k: v for k, v in {**test_families.BASE, **own}.items() if v is not None}
-        for module in ON_A_BASE
-        for name, own in module.CONFIGS.items()
-    },
+    **{name: {**test_families.BASE, **own} for module in ON_A_BASE for name, own in module.CONFIGS.items()},
     **{name: own for module in WHOLE for name, own in module.CONFIGS.items()},
 }
 PUBLISHED: dict[str, dict[str, Any]] = {
-    name: config for module in MODULES for name, config in getattr(module, "PUBLISHED", {}).items()
-}
+    name: config
+    for module in (*MODULES, test_published)
+    for name, config in getattr(module, "PUBLISHED", {}).items()
+} | {name: config for name, (config, _) in test_recurrent.LARGE.items()}
+
+
+def measured() -> dict[str, set[str]]:
+    """The packings that each family's logits are compared in, by the marks of the tests that do it."""
+    found: dict[str, set[str]] = {}
+    for module in MODULES:
+        for name, packing in _cases(module.test_logits_equal_mlx_lm):
+            packing = "unpacked" if packing in ("bf16", "float32", "plain") else packing
+            found.setdefault(BY_MODEL_TYPE[CONFIGS[name]["model_type"]].name, set()).add(packing)
+    return found
+
+
+def _cases(test: Any) -> list[tuple[str, str]]:
+    given = {str(mark.args[0]): list(mark.args[1]) for mark in test.pytestmark if mark.name == "parametrize"}
+    if "name" in given:
+        return [(name, packing) for name in given["name"] for packing in given["packing"]]
+    (cases,) = given.values()
+    return cases
 
 
 def family_name(config: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from tests.oracle.case import WINDOW, Case, beside_vision, tiny, vision
@@ -17,7 +18,8 @@ LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 24,
 }
-YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
+# So that the ramp lies within the 8 rotations of a head, and the fast of them turn within the prompt.
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 1024}
 ALTERNATING = ["sliding_attention", "full_attention"] * 2
 THREE_TO_ONE = ["sliding_attention"] * 3 + ["full_attention"]
 
@@ -93,6 +95,11 @@ CASES = (
     Case("llama-linear", tiny("llama", rope_scaling={"type": "linear", "factor": 2.0})),
     Case("llama-yarn", tiny("llama", rope_scaling=YARN)),
     Case(
+        "llama-yarn-mscale-alone",  # which transformers reads only beside mscale_all_dim
+        tiny("llama", rope_scaling=YARN | {"mscale": 0.7}),
+        read_as={"rope_scaling": YARN | {"attention_factor": 1 + 0.07 * math.log(4)}},
+    ),
+    Case(
         "llama-dynamic",  # rotates by how much it has seen so far
         tiny("llama", rope_scaling={"type": "dynamic", "factor": 2.0}, max_position_embeddings=32),
         by_steps=False,
@@ -167,7 +174,7 @@ CASES = (
                 **YARN,
                 "beta_fast": 32.0,
                 "beta_slow": 1.0,
-                "attention_factor": 1.1386294361119891,
+                "attention_factor": 1 + 0.1 * math.log(4),
             },
         ),
     ),

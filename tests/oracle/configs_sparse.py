@@ -70,6 +70,8 @@ GRANITE_HYBRID = GRANITE_MOE | {
     "mamba_chunk_size": 16,
     "position_embedding_type": "nope",
 }
+LONGROPE = {"type": "longrope", "long_factor": [1.0, 1.1, 1.2, 1.3, 2.0, 4.0, 8.0, 9.0]}
+MINICPM3_ROPE = LONGROPE | {"short_factor": LONGROPE["long_factor"], "original_max_position_embeddings": 256}
 GRANITE_DENSE = {"num_local_experts": 0, "num_experts_per_tok": 0, "shared_intermediate_size": 96}
 NEMOTRON = {
     "rope_theta": None,
@@ -252,18 +254,11 @@ CASES = (
     ),
     Case("qwen3_5", qwen3_5("qwen3_5")),
     Case("qwen3_5_moe", qwen3_5("qwen3_5_moe", **QWEN_EXPERTS, **SHARED_EXPERT)),
+    Case("minicpm3", tiny("minicpm3", **MINICPM3, rope_scaling=MINICPM3_ROPE)),
     Case(
-        "minicpm3",
-        tiny(
-            "minicpm3",
-            **MINICPM3,
-            rope_scaling={
-                "type": "longrope",
-                "original_max_position_embeddings": 32,
-                "long_factor": [1.0, 1.1, 1.2, 1.3, 2.0, 4.0, 8.0, 9.0],
-                "short_factor": [1.0, 1.1, 1.2, 1.3, 2.0, 4.0, 8.0, 9.0],
-            },
-        ),
+        "minicpm3-short",
+        tiny("minicpm3", **MINICPM3, rope_scaling=MINICPM3_ROPE | {"short_factor": [1.0] * 8}),
+        read_as={"rope_scaling": MINICPM3_ROPE},
     ),
     Case("nemotron_h", nemotron("M-M*-", NEMOTRON), read_as=NO_LEAST_STEP, steps_around=-10.0),
     Case("nemotron_h-no-least-step", nemotron("M-M*-", NEMOTRON | NO_LEAST_STEP), steps_around=-10.0),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,8 @@ def _replace(file: Path, packed: Mapping[str, torch.Tensor]) -> None:
 
 
 def _empty(config: Mapping[str, Any]) -> PreTrainedModel:
-    settings = {k: v for k, v in config.items() if k not in ("model_type", "quantization_config")}
+    # Copies: transformers writes into the sections that it is given.
+    settings = {k: deepcopy(v) for k, v in config.items() if k not in ("model_type", "quantization_config")}
     made = AutoConfig.for_model(config["model_type"], **settings)
     kind = AutoModelForImageTextToText if "text_config" in config else AutoModelForCausalLM
     return kind.from_config(

@@ -6,9 +6,24 @@ own with MLXONE_CPU=native. Beside other tests it is OpenBLAS for both systems, 
 
 from __future__ import annotations
 
+import platform
+from importlib.metadata import version
+
 import pytest
+
+from mlxone.backend import probe
 
 
 @pytest.fixture(autouse=True)
 def native(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLXONE_CPU", "native")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What the answer is an answer about: worth sending along from machines that nobody here has."""
+    facts = probe.facts()
+    device = ", ".join(str(facts[key]) for key in ("kind", "name", "architecture") if key in facts)
+    terminalreporter.write_line(
+        f"parity measured on: {device}; {platform.system()} {platform.machine()}, "
+        f"MLX {version('mlx')}, mlx-lm {version('mlx-lm')}, Python {platform.python_version()}"
+    )

@@ -44,7 +44,13 @@ GLM4 = {
 }  # fmt: skip
 HUNYUAN = {"model_type": "hunyuan_v1_dense", "head_dim": 16, "tie_word_embeddings": True}
 SEED = {"model_type": "seed_oss", "head_dim": 32, "tie_word_embeddings": False}
-ERNIE = {"model_type": "ernie4_5", "head_dim": 16, "rope_theta": 5e5, "use_bias": False, "tie_word_embeddings": True}
+ERNIE = {
+    "model_type": "ernie4_5",
+    "head_dim": 16,
+    "rope_theta": 5e5,
+    "use_bias": False,
+    "tie_word_embeddings": True,
+}
 
 CONFIGS: dict[str, dict[str, Any]] = {
     "phi3": {"model_type": "phi3"},

@@ -1,4 +1,4 @@
-"""Families with latent attention equal mlx-lm bit for bit.
+"""Families with latent attention, and what is scaled as MiniCPM3 is, equal mlx-lm bit for bit.
 
 Unquantized experts are float32: on the CPU, MLX gathers from nothing else.
 """
@@ -16,7 +16,8 @@ from bench.random_models import save_random_model
 from mlxone.backend.arrays import mx
 
 # isort: split
-from mlx_lm.utils import load_model as mlx_lm_load
+import mlx.nn as nn
+from mlx_lm.utils import _get_classes
 
 from tests.parity.harness import assert_parity, logits_of_mlx_lm, logits_of_ours
 
@@ -65,7 +66,13 @@ LONGROPE = {
 }  # fmt: skip
 MINICPM3: dict[str, Any] = {
     **BASE, "model_type": "minicpm3", "v_head_dim": 16, "rms_norm_eps": 1e-5, "scale_emb": 12,
-    "scale_depth": 1.4, "dim_model_base": 16, "rope_scaling": LONGROPE,
+    "scale_depth": 1.4, "dim_model_base": 16, "rope_scaling": LONGROPE, "rope_theta": 10000.0,
+}  # fmt: skip
+MINICPM: dict[str, Any] = {
+    "model_type": "minicpm", "hidden_size": 64, "num_hidden_layers": 3, "intermediate_size": 96,
+    "num_attention_heads": 4, "num_key_value_heads": 4, "rms_norm_eps": 1e-5, "vocab_size": VOCAB,
+    "max_position_embeddings": 4096, "scale_emb": 12, "scale_depth": 1.4, "dim_model_base": 16,
+    "rope_theta": 10000.0, "tie_word_embeddings": False,
 }  # fmt: skip
 CONFIGS: dict[str, dict[str, Any]] = {
     "v2": V2,
@@ -85,6 +92,9 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "minicpm3": MINICPM3,
     "minicpm3-one-factor": {**MINICPM3, "rope_scaling": {"type": "longrope"}, "attention_bias": True},
     "minicpm3-no-growth": {**MINICPM3, "max_position_embeddings": 1024},
+    "minicpm": MINICPM,
+    "minicpm-few-kv-heads": {**MINICPM, "num_key_value_heads": 2, "scale_depth": 0.7, "dim_model_base": 24},
+    "minicpm-longrope": {**MINICPM, "rope_scaling": {**LONGROPE, "original_max_position_embeddings": 32}},
 }  # fmt: skip
 PACKINGS: dict[str, dict[str, Any] | None] = {
     "float32": None,
@@ -101,7 +111,7 @@ PACKINGS: dict[str, dict[str, Any] | None] = {
     },
 }
 CHUNKS = [(37,), (1, 30, 6)]
-FULL = ("v2", "v3", "minicpm3")  # these meet every packing
+FULL = ("v2", "v3", "minicpm3", "minicpm")  # these meet every packing
 CASES = [(name, packing) for name in CONFIGS for packing in PACKINGS if name in FULL or packing == "float32"]
 
 
@@ -113,14 +123,14 @@ def test_logits_equal_mlx_lm(name: str, packing: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float16])
-@pytest.mark.parametrize("name", ["v2-dense-biases", "v3", "minicpm3"])
+@pytest.mark.parametrize("name", ["v2-dense-biases", "v3", "minicpm3", "minicpm"])
 def test_narrow_dtypes(name: str, dtype: mx.Dtype, tmp_path: Path) -> None:
     config = {**CONFIGS[name], "n_routed_experts": None}
     save_random_model(tmp_path, config, dtype=dtype)
     assert_parity(tmp_path, VOCAB, CHUNKS)
 
 
-@pytest.mark.parametrize("name", ["v2-dense-biases", "v3", "minicpm3"])
+@pytest.mark.parametrize("name", ["v2-dense-biases", "v3", "minicpm3", "minicpm"])
 def test_past_the_buffer_step(name: str, tmp_path: Path) -> None:
     save_random_model(tmp_path, CONFIGS[name], quantization=PACKINGS["4-bit"])
     assert_parity(tmp_path, VOCAB, [(250, 10)], steps=8)
@@ -165,13 +175,29 @@ def test_deepseek_v2_without_scaled_positions(tmp_path: Path) -> None:
     assert mx.allclose(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
-def test_a_tied_minicpm3_divides_its_hidden_state_too(tmp_path: Path) -> None:
-    """transformers does; mlx-lm divides before a head of its own only."""
-    save_random_model(tmp_path, {**MINICPM3, "tie_word_embeddings": True}, dtype=mx.float32)
-    model: Any = mlx_lm_load(tmp_path)[0]
-    divided = model.model(mx.array([list(range(20))])) / (64 / 16)
+@pytest.mark.parametrize("packing", [None, PACKINGS["4-bit"]], ids=["unpacked", "4-bit"])
+@pytest.mark.parametrize("base", [MINICPM3, MINICPM], ids=["minicpm3", "minicpm"])
+def test_a_tied_head_reads_the_divided_hidden_state(base: Any, packing: Any, tmp_path: Path) -> None:
+    """As the publisher has it; mlx-lm divides before a head of its own only, and loads no tied MiniCPM."""
+    save_random_model(tmp_path, {**base, "tie_word_embeddings": True}, quantization=packing)
     [ours] = logits_of_ours(tmp_path, range(20), (20,))
+    model_class, args_class = _get_classes(base)
+    model: Any = model_class(args_class.from_dict({**base, "tie_word_embeddings": True}))
+    if packing is not None:
+        nn.quantize(model, **packing)
+    model.load_weights(list(tensors_of(tmp_path).items()))
+    divided = model.model(mx.array([list(range(20))])) / (64 / 16)
     assert mx.array_equal(ours, model.model.embed_tokens.as_linear(divided))
+
+
+def test_minicpm_without_a_head(tmp_path: Path) -> None:
+    """Its configs say nothing of tied embeddings; mlx-lm takes them for the head that it does not find."""
+    config = {key: value for key, value in MINICPM.items() if key != "tie_word_embeddings"}
+    save_random_model(tmp_path, config)
+    tensors = tensors_of(tmp_path)
+    del tensors["lm_head.weight"]
+    mx.save_safetensors(str(tmp_path / "model.safetensors"), tensors)
+    assert_parity(tmp_path, VOCAB, CHUNKS)
 
 
 def tensors_of(folder: Path) -> dict[str, mx.array]:
@@ -209,16 +235,22 @@ PUBLISHED: Mapping[str, dict[str, Any]] = {
         "rope_scaling": {**LONGROPE, "long_factor": [1 + 0.5 * i for i in range(16)],
                          "original_max_position_embeddings": 32768},
     },
+    "MiniCPM-2B": {
+        **MINICPM, "vocab_size": 122753, "hidden_size": 2304, "num_attention_heads": 36,
+        "num_key_value_heads": 36, "intermediate_size": 5760, "dim_model_base": 256,
+        "max_position_embeddings": 4096,
+    },
 }  # fmt: skip
-# What the short test leaves of them: not every expert and word, and of DeepSeek-V3 the sizes of a head
-# alone, many fewer heads, and a narrower model. The long one keeps all but DeepSeek-V3's experts, of which a
-# layer has 11 billion parameters. Scales are float32: the CPU is faster there.
+# What the short test leaves of them: not every expert and word, less of a dense layer, and of DeepSeek-V3
+# the sizes of a head alone, few heads and a narrower model. The long one keeps all but DeepSeek-V3's
+# experts, of which a layer has 11 billion parameters. Scales are float32: the CPU is faster there.
 FEWER: Mapping[str, dict[str, Any]] = {
-    "DeepSeek-V2-Lite": {"n_routed_experts": 8, "vocab_size": VOCAB},
+    "DeepSeek-V2-Lite": {"n_routed_experts": 8, "vocab_size": VOCAB, "intermediate_size": 1408},
     "DeepSeek-V3": {"n_routed_experts": 16, "vocab_size": VOCAB, "hidden_size": 1024,
                     "num_attention_heads": 8, "num_key_value_heads": 8, "intermediate_size": 2048,
                     "moe_intermediate_size": 256},
     "MiniCPM3-4B": {"vocab_size": VOCAB},
+    "MiniCPM-2B": {"vocab_size": VOCAB},
 }  # fmt: skip
 
 

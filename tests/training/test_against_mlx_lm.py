@@ -17,13 +17,15 @@ from mlx_lm.tuner.callbacks import TrainingCallback
 from mlx_lm.tuner.utils import linear_to_lora_layers
 from mlx_lm.utils import load_model
 
+from bench.random_models import save_random_model
 from mlxone.backend.arrays import lock, mx, on_stream
 from mlxone.backend.optimizers import optimizers
+from mlxone.models.loading import load_decoder
 from mlxone.training.gradients import loss_and_gradients
 from mlxone.training.losses import Sft
 from mlxone.training.samples import Sample
 from mlxone.training.trainable import Trainable
-from tests.training import tiny
+from tests.training import families, tiny
 
 STEPS, LONGEST, BATCH = 20, 33, 2
 Rows = list[tuple[np.ndarray, np.ndarray]]  # a batch as mlx-lm lays it out: tokens, (first scored, length)
@@ -84,13 +86,24 @@ def ours(tokens: np.ndarray, spans: np.ndarray) -> list[Sample]:
 @pytest.mark.parametrize("fills", [True, False], ids=["full rows", "short samples"])
 @pytest.mark.parametrize(
     ("name", "kind", "method"),
-    [("llama", "lora", "adam"), ("qwen3", "lora", "adamw"), ("qwen2", "dora", "adam")],
+    [
+        ("llama", "lora", "adam"),
+        ("qwen3", "lora", "adamw"),
+        ("qwen2", "dora", "adam"),
+        ("gemma3", "lora", "adam"),
+        ("gemma2", "dora", "adam"),
+        ("granite", "lora", "adamw"),
+    ],
 )
 @pytest.mark.parametrize("segment", [0, 1])
 def test_twenty_steps_are_the_same(
     tmp_path: Path, capsys: Any, name: str, kind: Any, method: str, fills: bool, segment: int
 ):
-    decoder = tiny.load(tmp_path, tiny.CONFIGS[name])
+    if name in tiny.CONFIGS:
+        decoder = tiny.load(tmp_path, tiny.CONFIGS[name])
+    else:
+        save_random_model(tmp_path, {**families.BASE, **families.CONFIGS[name]}, dtype=mx.float32)
+        decoder = load_decoder(tmp_path)
     make = {"adam": optimizers.Adam, "adamw": optimizers.AdamW}[method]
     expected, rows = of_mlx_lm(tmp_path, data(fills), kind, make(learning_rate=3e-3))
     assert len(expected) == len(rows) == STEPS

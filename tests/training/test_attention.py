@@ -18,8 +18,8 @@ from mlxone.training.attention import (
 )
 
 
-def inputs(queries: int, keys: int, *, batch: int = 2, heads: int = 6, kv_heads: int = 2) -> list[mx.array]:
-    shapes = [(batch, heads, queries, 16), (batch, kv_heads, keys, 16), (batch, kv_heads, keys, 16)]
+def inputs(queries: int, keys: int, *, batch: int = 2, values: int = 16) -> list[mx.array]:
+    shapes = [(batch, 6, queries, 16), (batch, 2, keys, 16), (batch, 2, keys, values)]
     arrays = [mx.random.normal(shape, key=mx.random.key(i)) for i, shape in enumerate(shapes)]
     mx.eval(arrays)
     return arrays
@@ -35,8 +35,9 @@ def test_blocks_change_nothing(queries: int, keys: int, window: int | None, rows
         all_ways: dict[str, dict[str, Any]] = {"softcap": {"softcap": 0.8}, "sinks": {"sinks": sinks}}
         more = all_ways.get(ways, {})
         how = Scoring(0.3, window, **more)
-        arrays = inputs(queries, keys)
-        slopes = [mx.random.normal(arrays[0].shape, key=mx.random.key(9))]
+        values = 16 if ways == "softcap" else 24
+        arrays = inputs(queries, keys, values=values)
+        slopes = [mx.random.normal((2, 6, queries, values), key=mx.random.key(9))]
         mask = causal_mask(queries, keys - queries, window)
 
         def whole(q: mx.array, k: mx.array, v: mx.array) -> list[mx.array]:

@@ -40,12 +40,12 @@ def _exaone_rotated(config: Config, kinds: list[Kind]) -> list[bool]:
 def _exaone_kinds(config: Config, count: int) -> list[Kind]:
     """A word of L (local) and G (global), repeated; a number: one layer in so many is global."""
     pattern = config.get("sliding_window_pattern")
-    if pattern is None:
+    if pattern is None and (config.is_null("sliding_window_pattern") or "sliding_window" not in config):
         return ["full"] * count
     if type(pattern) is int:
         return every(count, config, "sliding_window_pattern", 4)
     if not isinstance(pattern, str) or not pattern or set(pattern) - {"L", "G"}:
-        raise config.wrong("sliding_window_pattern", "a word of L and G, or a number")
+        raise config.wrong("sliding_window_pattern", "a word of L and G, a number or null")
     return ["sliding" if pattern[i % len(pattern)] == "L" else "full" for i in range(count)]
 
 

@@ -98,7 +98,7 @@ def _first_shared(config: Config) -> int:
 
 
 def _gemma4_sizes(family: Family, config: Config, full: bool, index: int) -> tuple[int, int]:
-    """Key heads and the dimensions of one. transformers 5 writes what departs from the rest layer by layer."""
+    """Key heads and the dimensions of one; transformers 5 writes those that differ layer by layer."""
     kv_heads, dims = config.count("num_key_value_heads"), config.count("head_dim")
     by_layer = config.section("per_layer_config")
     if by_layer:
@@ -144,7 +144,7 @@ def _gemma4_feed_forwards(family: Family, config: Config) -> list[FeedForwardSpe
     size, wide = config.count("intermediate_size"), config.flag("use_double_wide_mlp")
     first_shared, count = _first_shared(config), layer_count(config)
     dense = [
-        DenseSpec(2 * size if wide and i >= first_shared else size, "gelu_approx") for i in range(count)
+        DenseSpec(2 * size if wide and i >= first_shared else size, "geglu") for i in range(count)
     ]  # fmt: skip
     if not config.flag("enable_moe_block"):
         return list(dense)
@@ -153,7 +153,7 @@ def _gemma4_feed_forwards(family: Family, config: Config) -> list[FeedForwardSpe
         available, config.count("top_k_experts", most=available), "chosen_softmax", precise=False,
         own_norm=norm_spec(family, config),
     )  # fmt: skip
-    experts = ExpertsSpec(router, config.count("moe_intermediate_size"), "gelu_approx")
+    experts = ExpertsSpec(router, config.count("moe_intermediate_size"), "geglu")
     return [DenseAndExpertsSpec(own, experts) for own in dense]
 
 

@@ -9,6 +9,7 @@ from mlxone.core.errors import UnsupportedModel
 from mlxone.formats.config import Config
 from mlxone.models.families.dense import granite_scales
 from mlxone.models.families.family import SILU, Family
+from mlxone.models.families.mixture import CORRECTED, corrected_router, expert_counts
 from mlxone.models.families.reading import (
     MAX_LAYERS,
     attention_spec,
@@ -102,12 +103,8 @@ def _qwen_feed_forwards(family: Family, config: Config) -> list[FeedForwardSpec 
 
 
 def _qwen_experts(family: Family, config: Config) -> ExpertsSpec:
-    router = RouterSpec(
-        config.count("num_experts"),
-        config.count("num_experts_per_tok"),
-        "softmax",
-        normalised=config.flag("norm_topk_prob", False),
-    )
+    normalised = config.flag("norm_topk_prob")
+    router = RouterSpec(**expert_counts(config, "num_experts"), scoring="softmax", normalised=normalised)
     shared = dense_spec(family, config, "shared_expert_intermediate_size")
     return ExpertsSpec(router, config.count("moe_intermediate_size"), shared=shared, shared_gate=True)
 
@@ -166,20 +163,7 @@ def _nemotron_feed_forwards(family: Family, config: Config) -> list[FeedForwardS
 
 
 def _nemotron_experts(family: Family, config: Config) -> ExpertsSpec:
-    chosen = config.count("num_experts_per_tok")
-    groups = config.count("n_group", 1)
-    router = RouterSpec(
-        config.count("n_routed_experts"),
-        chosen,
-        "sigmoid",
-        normalised=chosen > 1 and config.flag("norm_topk_prob", False),
-        normal_eps=1e-20,
-        correction="gate.e_score_correction_bias",
-        groups=groups,
-        chosen_groups=config.count("topk_group", groups),
-        factor=config.number("routed_scaling_factor", 1.0),
-        lowest_first=True,
-    )
+    router = corrected_router(config, normal_eps=1e-20)
     shared = None
     if "n_shared_experts" in config:
         shared = dense_spec(family, config, "moe_shared_expert_intermediate_size")
@@ -233,7 +217,7 @@ def _granite_feed_forwards(family: Family, config: Config) -> list[FeedForwardSp
     count, experts = layer_count(config), _whole(config, "num_local_experts")
     if not experts:
         return [dense_spec(family, config)] * count
-    router = RouterSpec(experts, config.count("num_experts_per_tok"), "chosen_softmax")
+    router = RouterSpec(experts, config.count("num_experts_per_tok", most=experts), "chosen_softmax")
     shared = DenseSpec(config.count("shared_intermediate_size"), fused=True)
     return [ExpertsSpec(router, config.count("intermediate_size"), shared=shared, shared_beside=True)] * count
 
@@ -286,9 +270,8 @@ def _lfm2_mixture(family: Family, config: Config) -> list[FeedForwardSpec | None
     if dense == count:
         return [dense_spec(family, config)] * count
     router = RouterSpec(
-        config.count("num_experts"),
-        config.count("num_experts_per_tok"),
-        "sigmoid",
+        **expert_counts(config, "num_experts"),
+        scoring="sigmoid",
         precise=False,
         normalised=config.flag("norm_topk_prob"),
         normal_eps=1e-6,
@@ -320,13 +303,14 @@ _LFM2: dict[str, Any] = {
 }  # fmt: skip
 
 HYBRID: tuple[Family, ...] = (
-    Family("qwen3_next", ("qwen3_next",), **_QWEN),
+    Family("qwen3_next", ("qwen3_next",), {"norm_topk_prob": True}, **_QWEN),
     # mlx-lm keeps the text model's tensors under this prefix even where there is nothing beside it.
     Family("qwen3_5", ("qwen3_5", "qwen3_5_text", "qwen3_5_moe", "qwen3_5_moe_text"),
            {"rms_norm_eps": 1e-6, "rope_theta": 100_000.0, "norm_topk_prob": True},
            prefix="language_model.", always_prefixed=True,
            inner_types=("qwen3_5", "qwen3_5_text", "qwen3_5_moe", "qwen3_5_moe_text"), **_QWEN),
-    Family("nemotron_h", ("nemotron_h",),
+    Family("nemotron_h", ("nemotron_h",), {"n_group": 1, "topk_group": 1, "routed_scaling_factor": 1.0},
+           only=CORRECTED,
            names={"embedding": "backbone.embeddings", "layers": "backbone.layers",
                   "final_norm": "backbone.norm_f", "mixer_norm": "norm", "feed_forward_norm": "norm",
                   "attention": "mixer", "mamba2": "mixer", "dense": "mixer", "experts": "mixer",

@@ -2,7 +2,7 @@
 
 DeepSeek-V3 is computed as mlx-lm does, over the short vectors themselves; DeepSeek-V2 and MiniCPM3 over
 keys and values of every head. Two things are as transformers has them and not as mlx-lm: DeepSeek-V2
-without rope_scaling has plain rotary positions (mlx-lm cannot load it), and a tied head of MiniCPM3 reads
+without rope_scaling has plain rotary positions (mlx-lm cannot load it), and a tied head of MiniCPM reads
 the divided hidden state, as its own head does (mlx-lm leaves the division out there).
 """
 
@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mlxone.core.errors import DamagedModel
 from mlxone.formats.config import Config
 from mlxone.models.families.family import Family
-from mlxone.models.families.reading import dense_spec, layer_count, rope_spec, unsupported
+from mlxone.models.families.mixture import CORRECTED, corrected_router, expert_counts, grouped_counts
+from mlxone.models.families.reading import dense_spec, layer_count, rope_spec
 from mlxone.models.spec import (
     DenseSpec,
     ExpertsSpec,
@@ -29,7 +29,6 @@ from mlxone.models.spec import (
 
 DEEPSEEK = {
     "rope_theta": 10000.0, "rms_norm_eps": 1e-6, "max_position_embeddings": 2048, "moe_layer_freq": 1,
-    "first_k_dense_replace": 0, "routed_scaling_factor": 1.0,
 }  # fmt: skip
 
 
@@ -105,57 +104,15 @@ def _deepseek_feed_forwards(family: Family, config: Config) -> list[FeedForwardS
 def _experts(family: Family, config: Config) -> ExpertsSpec:
     size, third = config.count("moe_intermediate_size"), family.name == "deepseek_v3"
     shared = DenseSpec(size * config.count("n_shared_experts")) if "n_shared_experts" in config else None
-    router = _sigmoid_router(family, config) if third else _softmax_router(family, config)
+    router = corrected_router(config) if third else _softmax_router(config)
     return ExpertsSpec(router, size, shared=shared, as_input=third)
 
 
-def _softmax_router(family: Family, config: Config) -> RouterSpec:
-    _only(family, config, "scoring_func", "softmax")
-    limited = _only(family, config, "topk_method", "greedy", "group_limited_greedy") != "greedy"
-    return _router(config, _groups(config) if limited else (1, 1), scoring="softmax")
-
-
-def _sigmoid_router(family: Family, config: Config) -> RouterSpec:
-    _only(family, config, "scoring_func", "sigmoid")
-    _only(family, config, "topk_method", "noaux_tc")
-    return _router(
-        config,
-        _groups(config),
-        scoring="sigmoid",
-        normalised=config.flag("norm_topk_prob") and config.count("num_experts_per_tok") > 1,
-        correction="gate.e_score_correction_bias",
-    )
-
-
-def _only(family: Family, config: Config, key: str, *known: str) -> str:
-    value = config.get(key, known[0])
-    if value not in known:
-        raise unsupported(family, config, f"{key}={str(value)[:40]!r}")
-    return str(value)
-
-
-def _router(config: Config, groups: tuple[int, int], **fields: Any) -> RouterSpec:
-    experts = config.count("n_routed_experts")
-    return RouterSpec(
-        experts,
-        config.count("num_experts_per_tok", most=experts),
-        groups=groups[0],
-        chosen_groups=groups[1],
-        factor=config.number("routed_scaling_factor"),
-        lowest_first=True,
-        **fields,
-    )
-
-
-def _groups(config: Config) -> tuple[int, int]:
-    """Experts come in groups, and each token is sent to experts of a few groups."""
-    experts, groups = config.count("n_routed_experts"), config.count("n_group")
-    if experts % groups:
-        raise config.wrong("n_group", f"a divisor of n_routed_experts ({experts})")
-    chosen = config.count("topk_group", most=groups)
-    if chosen * (experts // groups) < config.count("num_experts_per_tok"):
-        raise DamagedModel(f"{config.source}: {chosen} groups hold fewer experts than num_experts_per_tok")
-    return groups, chosen
+def _softmax_router(config: Config) -> RouterSpec:
+    limited = config.get("topk_method", "greedy") != "greedy"
+    counts = grouped_counts(config) if limited else expert_counts(config, "n_routed_experts")
+    factor = config.number("routed_scaling_factor")
+    return RouterSpec(**counts, scoring="softmax", factor=factor, lowest_first=True)
 
 
 def _whole(config: Config, key: str) -> int:
@@ -168,7 +125,7 @@ def _whole(config: Config, key: str) -> int:
 # The table ----------------------------------------------------------------------------------------
 
 
-def _minicpm(config: Config) -> dict[str, Any]:
+def minicpm_scales(config: Config) -> dict[str, Any]:
     """Sizes chosen for a narrower model carry over to a wider and deeper one by these."""
     return {
         "embedding_scale": config.number("scale_emb"),
@@ -178,15 +135,23 @@ def _minicpm(config: Config) -> dict[str, Any]:
 
 
 LATENT: tuple[Family, ...] = (
-    Family("deepseek_v2", ("deepseek_v2",), DEEPSEEK, {"norm_topk_prob": True, "mlp_bias": True},
+    Family("deepseek_v2", ("deepseek_v2",),
+           {**DEEPSEEK, "first_k_dense_replace": 0, "routed_scaling_factor": 1.0},
+           {"norm_topk_prob": True, "mlp_bias": True},
+           {"scoring_func": ("softmax",), "topk_method": ("greedy", "group_limited_greedy")},
            names={"shared": "shared_experts"}, mlp_bias=False, rope_traditional=True, mixers=_deepseek_v2,
            feed_forwards=_deepseek_feed_forwards),
-    Family("deepseek_v3", ("deepseek_v3", "kimi_k2"),
-           {**DEEPSEEK, "norm_topk_prob": True, "n_group": 1, "topk_group": 1},
-           {"rope_interleave": False, "mlp_bias": True}, names={"shared": "shared_experts"}, mlp_bias=False,
-           rope_traditional=True, mixers=_deepseek_v3, feed_forwards=_deepseek_feed_forwards,
+    # Where its publisher's defaults and mlx-lm's differ, the config has to say it.
+    Family("deepseek_v3", ("deepseek_v3", "kimi_k2"), DEEPSEEK,
+           {"rope_interleave": False, "mlp_bias": True}, CORRECTED, names={"shared": "shared_experts"},
+           mlp_bias=False, rope_traditional=True, mixers=_deepseek_v3,
+           feed_forwards=_deepseek_feed_forwards,
            unneeded=("model.layers.61.",)),  # guesses the token after next
-    Family("minicpm3", ("minicpm3",), {"rope_theta": 1_000_000.0, "max_position_embeddings": 32768},
+    Family("minicpm3", ("minicpm3",),
+           {"rope_theta": 10000.0, "max_position_embeddings": 32768, "tie_word_embeddings": True},
            {"rope_traditional": True, "mlp_bias": True}, mlp_bias=False, rope=_longrope, mixers=_minicpm3,
-           decoder=_minicpm),
+           decoder=minicpm_scales),
+    Family("minicpm", ("minicpm",), {"rope_theta": 10000.0, "tie_word_embeddings": True},
+           {"rope_traditional": True}, {"num_experts": (0,), "sparse_config": ()}, ignores_windows=True,
+           head_dim_from_config=False, mlp_bias=False, decoder=minicpm_scales),
 )  # fmt: skip

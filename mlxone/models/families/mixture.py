@@ -9,13 +9,12 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from mlxone.core.errors import DamagedModel
 from mlxone.formats.config import Config
 from mlxone.models.families.dense import granite_scales
 from mlxone.models.families.family import Family
-from mlxone.models.families.reading import Kind, dense_spec, layer_count, unsupported
+from mlxone.models.families.reading import Kind, dense_spec, layer_count
 from mlxone.models.spec import DenseSpec, ExpertsSpec, FeedForwardSpec, RouterSpec
-
-SWIGLU_LIMIT = 7.0  # that `clipped_silu` clips at
 
 
 def expert_counts(config: Config, key: str) -> dict[str, Any]:
@@ -38,8 +37,9 @@ def sparse_steps(family: Family, config: Config, experts: ExpertsSpec) -> list[F
 
 
 def softmax_experts(config: Config, *, shared: bool = False, **router: Any) -> ExpertsSpec:
-    """Qwen's, with or without an expert for all tokens."""
-    counts = expert_counts(config, "num_experts")
+    """Qwen's, with or without an expert for all tokens; transformers 5 has another name for their number."""
+    stated = "num_local_experts" if "num_local_experts" in config else "num_experts"
+    counts = expert_counts(config, stated)
     return ExpertsSpec(
         RouterSpec(**counts, scoring="softmax", normalised=config.flag("norm_topk_prob", False), **router),
         config.count("moe_intermediate_size"),
@@ -49,25 +49,32 @@ def softmax_experts(config: Config, *, shared: bool = False, **router: Any) -> E
     )
 
 
-def corrected_router(family: Family, config: Config, **more: Any) -> RouterSpec:
-    """DeepSeek's third: sigmoids, chosen by their sum with a correction, out of the best groups."""
-    for key, known in (("scoring_func", "sigmoid"), ("topk_method", "noaux_tc")):
-        if config.get(key, known) != known:
-            raise unsupported(family, config, f"{key}={str(config[key])[:40]!r}")
-    counts = expert_counts(config, "n_routed_experts")
-    groups = config.count("n_group", 1)
+def grouped_counts(config: Config) -> dict[str, Any]:
+    """DeepSeek's experts come in groups, and each token is sent to experts of a few groups."""
+    counts, groups = expert_counts(config, "n_routed_experts"), config.count("n_group")
     if counts["experts"] % groups:
         raise config.wrong("n_group", f"a divisor of n_routed_experts ({counts['experts']})")
-    if groups > 1 and counts["experts"] // groups < 2:
+    chosen = config.count("topk_group", most=groups)
+    if chosen * (counts["experts"] // groups) < counts["chosen"]:
+        raise DamagedModel(f"{config.source}: {chosen} groups hold fewer experts than num_experts_per_tok")
+    return {**counts, "groups": groups, "chosen_groups": chosen}
+
+
+# What `corrected_router` computes; a row that uses it says so.
+CORRECTED: Mapping[str, tuple[Any, ...]] = {"scoring_func": ("sigmoid",), "topk_method": ("noaux_tc",)}
+
+
+def corrected_router(config: Config, **more: Any) -> RouterSpec:
+    """DeepSeek's third: sigmoids, chosen by their sum with a correction, out of the best groups."""
+    counts = grouped_counts(config)
+    if counts["groups"] > 1 and counts["experts"] // counts["groups"] < 2:
         raise config.wrong("n_group", "so small that each group has two experts")
     return RouterSpec(
         **counts,
         scoring="sigmoid",
         correction="gate.e_score_correction_bias",
         normalised=config.flag("norm_topk_prob", True) and counts["chosen"] > 1,
-        groups=groups,
-        chosen_groups=config.count("topk_group", 1, most=groups),
-        factor=config.number("routed_scaling_factor", 1.0),
+        factor=config.number("routed_scaling_factor"),
         lowest_first=True,
         **more,
     )
@@ -99,8 +106,6 @@ def _olmoe(family: Family, config: Config) -> list[FeedForwardSpec | None]:
 
 
 def _gpt_oss(family: Family, config: Config) -> list[FeedForwardSpec | None]:
-    if config.number("swiglu_limit", SWIGLU_LIMIT) != SWIGLU_LIMIT:
-        raise unsupported(family, config, f"swiglu_limit={config['swiglu_limit']}")
     counts = expert_counts(config, "num_local_experts")
     router = RouterSpec(**counts, scoring="chosen_softmax", bias=True)
     spec = ExpertsSpec(router, config.count("intermediate_size"), "clipped_silu", bias=True)
@@ -120,7 +125,7 @@ def _granitemoe(family: Family, config: Config) -> list[FeedForwardSpec | None]:
 def _glm4_moe(family: Family, config: Config) -> list[FeedForwardSpec | None]:
     count, size = layer_count(config), config.count("moe_intermediate_size")
     shared = DenseSpec(size * config.count("n_shared_experts")) if config.get("n_shared_experts") else None
-    experts = ExpertsSpec(corrected_router(family, config), size, shared=shared, as_input=True)
+    experts = ExpertsSpec(corrected_router(config), size, shared=shared, as_input=True)
     first = config.get("first_k_dense_replace")
     if type(first) is not int or first < 0:
         raise config.wrong("first_k_dense_replace", "a whole number")
@@ -135,21 +140,25 @@ MIXTURES: tuple[Family, ...] = (
            {"rope_theta": 1_000_000.0, "rms_norm_eps": 1e-5, "num_local_experts": 8, "num_experts_per_tok": 2,
             "tie_word_embeddings": False, "vocab_size": 32000},
            names=BLOCK_SPARSE, feed_forwards=_mixtral),
-    Family("qwen2_moe", ("qwen2_moe",), {"rope_theta": 1_000_000.0, "tie_word_embeddings": False},
-           {"use_sliding_window": True}, qkv_bias=True, out_bias=False, mlp_bias=False,
+    Family("qwen2_moe", ("qwen2_moe",),
+           {"rope_theta": 1_000_000.0, "tie_word_embeddings": False, "qkv_bias": True},
+           {"use_sliding_window": True}, qkv_bias="qkv_bias", out_bias=False, mlp_bias=False,
            head_dim_from_config=False, ignores_windows=True, feed_forwards=_qwen2_moe),
     Family("qwen3_moe", ("qwen3_moe",), refuses={"use_sliding_window": True, "rope_traditional": True},
            head_norm=True, mlp_bias=False, ignores_windows=True, feed_forwards=_qwen3_moe),
-    Family("olmoe", ("olmoe",), {"rope_theta": 10000.0, "tie_word_embeddings": True}, head_norm=True,
-           head_norm_reach="projection", feed_forwards=_olmoe),
+    Family("olmoe", ("olmoe",), {"rope_theta": 10000.0, "tie_word_embeddings": True},
+           only={"clip_qkv": ()}, head_norm=True, head_norm_reach="projection", feed_forwards=_olmoe),
     Family("gpt_oss", ("gpt_oss",),
            {"rope_theta": 150000.0, "rms_norm_eps": 1e-5, "num_local_experts": 128, "num_experts_per_tok": 4,
             "head_dim": 64, "sliding_window": 128, "tie_word_embeddings": False, "vocab_size": 201088},
-           {"attention_bias": False}, names={"router": "router", "stacked": "experts"}, qkv_bias=True,
-           out_bias=True, kinds=_alternating, scale=lambda config: 1 / math.sqrt(config.count("head_dim")),
+           {"attention_bias": False}, {"swiglu_alpha": (1.702,), "swiglu_limit": (7.0,)},
+           names={"router": "router", "stacked": "experts"}, qkv_bias=True, out_bias=True,
+           kinds=_alternating, scale=lambda config: 1 / math.sqrt(config.count("head_dim")),
            attention=lambda config: {"sinks": True}, feed_forwards=_gpt_oss),
-    Family("glm4_moe", ("glm4_moe",), {"partial_rotary_factor": 0.5}, names={"shared": "shared_experts"},
-           out_bias=False, mlp_bias=False, head_norm="use_qk_norm", partial=True, feed_forwards=_glm4_moe),
+    Family("glm4_moe", ("glm4_moe",),
+           {"partial_rotary_factor": 0.5, "n_group": 1, "topk_group": 1, "routed_scaling_factor": 1.0},
+           only=CORRECTED, names={"shared": "shared_experts"}, out_bias=False, mlp_bias=False,
+           head_norm="use_qk_norm", partial=True, feed_forwards=_glm4_moe),
     Family("granitemoe", ("granitemoe",), {"tie_word_embeddings": True},
            names={**BLOCK_SPARSE, "router": "router.layer"}, head_dim_from_config=False,
            scale=lambda config: config.number("attention_multiplier"), decoder=granite_scales,

@@ -99,7 +99,7 @@ def _refuse(family: Family, config: Config) -> None:
             raise unsupported(family, config, f"{key}={value}")
     for key, values in family.only.items():
         if key in config and config[key] not in values:
-            raise unsupported(family, config, f"{key}={str(config[key])[:40]!r}")
+            raise unsupported(family, config, f"{key}={repr(config[key])[:40]}")
     activation = config.get(family.activation_key, family.activation_names[0])
     if activation not in family.activation_names:
         raise unsupported(family, config, f"{family.activation_key}={str(activation)[:40]!r}")

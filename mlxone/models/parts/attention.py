@@ -128,10 +128,10 @@ def _stretching(stretch: Stretch) -> Rope:
         length = queries.shape[2]
         if isinstance(offset, int) and offset + length <= stretch.trained:
             return queries  # the factor is 1
-        first = offset if isinstance(offset, int) else offset[:, None]
+        first = offset if isinstance(offset, int) else offset.reshape(-1, 1)
         places = mx.floor((mx.arange(length) + first) / stretch.trained)
-        factors = mx.atleast_2d(1 + stretch.beta * mx.log(1 + places))
-        return queries * factors[:, None, :, None].astype(queries.dtype)
+        factors = (1 + stretch.beta * mx.log(1 + places)).reshape(-1, 1, length, 1)
+        return queries * factors.astype(queries.dtype)
 
     return stretched
 

@@ -12,6 +12,7 @@ B: rows, L: new tokens, T: tokens held, H: heads, R: rank of the short vector.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from mlxone.backend.arrays import mx
@@ -21,6 +22,9 @@ from mlxone.models.rope import make_rope
 from mlxone.models.spec import DecoderSpec, LatentSpec, NormSpec
 from mlxone.models.stacked import PackedStack, PlainStack, Stack
 from mlxone.models.weights import WeightSource
+
+# What reads the hidden state: on a GPU one product. `Parallel` here keeps the products apart.
+FIRST: Callable[[Sequence[Linear]], Joined | Parallel] = together
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,10 +169,9 @@ def _inputs(spec: LatentSpec, model: DecoderSpec, source: WeightSource, path: st
     )
     kv_norm = source.norm(f"{path}.kv_a_layernorm", spec.kv_rank, norm)
     if spec.query_rank is None:
-        return Inputs(
-            spec, together([source.linear(f"{path}.q_proj", hidden, width), latents]), None, None, kv_norm
-        )
-    first = together([source.linear(f"{path}.q_a_proj", hidden, spec.query_rank, bias=spec.bias), latents])
+        first = FIRST([source.linear(f"{path}.q_proj", hidden, width), latents])
+        return Inputs(spec, first, None, None, kv_norm)
+    first = FIRST([source.linear(f"{path}.q_a_proj", hidden, spec.query_rank, bias=spec.bias), latents])
     query_up = source.linear(f"{path}.q_b_proj", spec.query_rank, width)
     q_norm = source.norm(f"{path}.q_a_layernorm", spec.query_rank, norm)
     return Inputs(spec, first, query_up, q_norm, kv_norm)

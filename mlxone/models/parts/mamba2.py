@@ -1,9 +1,10 @@
 """Mamba-2: a state of [head_dim, state_size] for each head, that fades and takes in, token by token.
 
 Several tokens at once are computed as attention is, by weights from each token to each before it; up to
-`CHUNK` of them, and then on from the state they leave. Parity fixes that arrangement: on Metal, mlx-lm
-reads single tokens with a kernel of its own, which this project has not: there the numbers agree only
-as far as rounding goes, and nobody has run either here.
+`CHUNK` of them, and then on from the state they leave. Parity fixes that arrangement, and how arrays lie
+in memory where they are multiplied: a BLAS sums what is transposed in another order. On Metal mlx-lm
+reads single tokens with a kernel of its own, which this project has not: there the numbers agree only as
+far as rounding goes, and nobody has run either here.
 B: rows, L: new tokens, H: heads, G: groups of heads that share what goes in and out, N: state size.
 """
 
@@ -118,18 +119,17 @@ def recur(tokens: Tokens, memory: mx.array | None, dtype: mx.Dtype) -> tuple[mx.
 
 
 def _chunk(tokens: Tokens, memory: mx.array | None) -> tuple[mx.array, mx.array]:
-    taken = tokens.taken.swapaxes(1, 2)  # [B, H, L, dim]
-    heads, groups = taken.shape[1], tokens.into.shape[2]
-    into = tokens.into.transpose(0, 2, 3, 1)  # [B, G, N, L]
-    weights = mx.repeat(tokens.out_of.swapaxes(1, 2) @ into, heads // groups, axis=1)  # [B, H, L, L]
-    into = mx.repeat(into, heads // groups, axis=1).swapaxes(2, 3)  # [B, H, L, N]
-    if taken.shape[2] == 1:  # nothing fades between a token and itself
-        out, left = weights.astype(taken.dtype) @ taken, taken
+    taken, into = tokens.taken, tokens.into.transpose(0, 2, 3, 1)  # [B, G, N, L]
+    share = taken.shape[2] // into.shape[1]
+    weights = mx.repeat(tokens.out_of.swapaxes(1, 2) @ into, share, axis=1)  # [B, H, L, L]
+    into = mx.repeat(into, share, axis=1).swapaxes(2, 3)  # [B, H, L, N]
+    if taken.shape[1] == 1:  # nothing fades between a token and itself
+        out, left = weights.astype(taken.dtype) @ taken.swapaxes(1, 2), taken
     else:
         fading = mx.exp(_between(tokens.fading.swapaxes(1, 2)))
-        out = mx.tril(weights * fading, 0) @ taken
-        left = taken * fading[:, :, -1, :, None]
-    out, after = out.swapaxes(1, 2), left.swapaxes(2, 3) @ into
+        out = mx.tril(weights * fading, 0) @ taken.swapaxes(1, 2)
+        left = taken * fading[:, :, -1:].transpose(0, 3, 1, 2)
+    out, after = out.swapaxes(1, 2), left.transpose(0, 2, 3, 1) @ into
     if memory is not None:
         fading = mx.exp(mx.cumsum(tokens.fading, axis=1))  # [B, L, H]
         after = after + fading[:, -1, :, None, None] * memory
@@ -139,10 +139,10 @@ def _chunk(tokens: Tokens, memory: mx.array | None) -> tuple[mx.array, mx.array]
 
 def _read(memory: mx.array, out_of: mx.array) -> mx.array:
     """What the state [B, H, dim, N] gives to tokens that ask with [B, L, G, N]: [B, L, H, dim]."""
-    batch, heads, dim, size = memory.shape
-    groups = out_of.shape[2]
+    batch, length, groups, size = out_of.shape
+    _, heads, dim, _ = memory.shape
     by_group = memory.reshape(batch, 1, groups, heads // groups, dim, size)
-    return (by_group @ out_of[..., None, :, None]).squeeze(-1).flatten(2, 3)
+    return (by_group @ out_of.reshape(batch, length, groups, 1, size, 1)).squeeze(-1).flatten(2, 3)
 
 
 def _between(fading: mx.array) -> mx.array:

@@ -52,13 +52,16 @@ class Router:
 
 @cache
 def choice_of(spec: RouterSpec) -> Choice:
-    """Logits and correction to the choice. On a GPU the many small steps of a sigmoid are fused."""
+    """Logits and correction to the choice."""
     scoring = SCORINGS[spec.scoring]
 
     def choose(logits: mx.array, correction: mx.array | None) -> Chosen:
         return scoring(spec, logits, correction)
 
-    return choose if on_cpu() or spec.scoring != "sigmoid" else mx.compile(choose)
+    # Fused steps are faster, and on CUDA they round otherwise: so what mlx-lm compiles is compiled, which
+    # are the sigmoids in float32, and nothing else.
+    fused = spec.scoring == "sigmoid" and spec.precise
+    return mx.compile(choose) if fused and not on_cpu() else choose
 
 
 def _softmax(spec: RouterSpec, logits: mx.array, _: mx.array | None) -> Chosen:
@@ -100,7 +103,7 @@ def _limited(spec: RouterSpec, scores: mx.array) -> mx.array:
     else:
         worth = grouped.max(axis=-1, keepdims=True)
     others = spec.groups - spec.chosen_groups
-    worst = mx.argpartition(worth, kth=others - 1, axis=-2)[..., :others, :]
+    worst = mx.stop_gradient(mx.argpartition(worth, kth=others - 1, axis=-2)[..., :others, :])
     grouped = mx.put_along_axis(grouped, worst, mx.array(0.0, scores.dtype), axis=-2)
     return mx.flatten(grouped, -2, -1)
 
@@ -108,8 +111,10 @@ def _limited(spec: RouterSpec, scores: mx.array) -> mx.array:
 def _best(spec: RouterSpec, scores: mx.array) -> mx.array:
     chosen = spec.chosen
     if spec.lowest_first:
-        return mx.argpartition(-scores, kth=chosen - 1, axis=-1)[..., :chosen]
-    return mx.argpartition(scores, kth=-chosen, axis=-1)[..., -chosen:]
+        best = mx.argpartition(-scores, kth=chosen - 1, axis=-1)[..., :chosen]
+    else:
+        best = mx.argpartition(scores, kth=-chosen, axis=-1)[..., -chosen:]
+    return mx.stop_gradient(best)  # training learns through the scores
 
 
 def _weighed(spec: RouterSpec, scores: mx.array) -> mx.array:

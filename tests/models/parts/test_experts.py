@@ -14,6 +14,7 @@ from tests.models.parts.mixtures import CHOSEN, EXPERTS, HIDDEN, INNER, MIXTURES
 
 # isort: split
 import mlx.nn as nn
+from mlx.utils import tree_flatten
 
 FEW, ENOUGH, MANY = 5, 22, 40  # tokens; 3 choices each: 64 are sorted
 PACKINGS: dict[str, dict[str, Any]] = {
@@ -81,6 +82,24 @@ def test_packed_under_bfloat16(tmp_path: Path, name: str, packing: str):
         assert_same(module, part, hidden(tokens, mx.bfloat16))
 
 
+@pytest.mark.parametrize("name", ["mixtral", "qwen3_moe", "qwen3_next", "lfm2_moe", "granitemoehybrid"])
+def test_a_router_wider_than_the_rest(tmp_path: Path, name: str):
+    """What comes out is as wide as the scores, but where a family casts them or the sum."""
+    module = MIXTURES[name].module(mx.bfloat16, seed=2)
+    wide = {path: array.astype(mx.float32) for path, array in linears_of_router(module)}
+    module.load_weights(list(wide.items()), strict=False)
+    nn.quantize(module, 32, 4, class_predicate=lambda path, m: hasattr(m, "num_experts"))
+    part = ours(MIXTURES[name], tmp_path, module)
+    assert_same(module, part, hidden(FEW, mx.bfloat16))
+
+
+def linears_of_router(module: nn.Module) -> list[tuple[str, mx.array]]:
+    parameters: Any = tree_flatten(module.parameters())
+    found = [(path, array) for path, array in parameters if path.endswith(("gate.weight", "layer.weight"))]
+    assert found
+    return found
+
+
 def test_bfloat16_experts_are_widened_where_mlx_gathers_from_float32_alone(tmp_path: Path):
     """mlx-lm raises there; we answer in the model's dtype."""
     mixture = MIXTURES["gpt_oss"]
@@ -125,6 +144,29 @@ def test_each_token_goes_through_the_experts_it_was_given(tmp_path: Path):
             row = x[0, token]
             single = (nn.silu(row @ gate[expert].T) * (row @ up[expert].T)) @ down[expert].T
             assert mx.allclose(out[0, token, place], single, rtol=1e-4, atol=1e-5)
+
+
+class Recorder:
+    """Experts that give back what they get, plus their number."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[list[int], bool]] = []
+
+    def __call__(self, x: mx.array, indices: mx.array, is_sorted: bool) -> mx.array:
+        self.seen.append((cast("list[int]", indices.flatten().tolist()), is_sorted))
+        return x + 100 * indices[..., None, None]
+
+
+@pytest.mark.parametrize("shape", [(1, 63, 1), (1, 64, 1), (1, 21, 3), (2, 16, 2), (1, 15, 4), (3, 40, 2)])
+def test_from_64_choices_on_they_come_sorted(shape: tuple[int, int, int]):
+    recorder: Any = Recorder()
+    indices = mx.random.randint(0, EXPERTS, shape)
+    x = mx.random.normal((*shape[:2], HIDDEN))
+    out = experts.through_experts(recorder, x, indices)
+    ((seen, is_sorted),) = recorder.seen
+    assert is_sorted == (indices.size >= 64)
+    assert seen == (sorted(seen) if is_sorted else cast("list[int]", indices.flatten().tolist()))
+    assert mx.array_equal(out, x[..., None, :] + 100 * indices[..., None])
 
 
 def test_every_array_is_told(tmp_path: Path):

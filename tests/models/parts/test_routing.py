@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from mlxone.backend.arrays import mx
+from mlxone.models.parts import routing
 from mlxone.models.parts.routing import choice_of
 from mlxone.models.spec import RouterSpec
 from tests.models.parts.mixtures import CHOSEN, EXPERTS, GROUPED, corrected, router
@@ -95,6 +97,17 @@ def test_corrected_choices_are_mlx_lms(
     assert mx.array_equal(indices, expected[0]) and mx.array_equal(scores, expected[1])
 
 
+@pytest.mark.parametrize("name", SPECS)
+def test_what_is_fused_on_a_gpu(name: str, monkeypatch: pytest.MonkeyPatch):
+    """What mlx-lm compiles, and nothing else: there the bits depend on it."""
+    made: list[Any] = []
+    monkeypatch.setattr(routing, "on_cpu", lambda: False)
+    monkeypatch.setattr(mx, "compile", lambda choose: made.append(choose) or choose)
+    for spec in (SPECS[name], replace(SPECS[name], precise=False)):
+        choice_of.__wrapped__(spec)
+    assert len(made) == (SPECS[name].scoring == "sigmoid")
+
+
 def test_experts_of_equal_score_are_chosen_as_partitioning_leaves_them():
     """Zeros everywhere: nothing but the place decides, and places differ by the direction."""
     logits = mx.zeros((1, 1, EXPERTS))
@@ -104,6 +117,15 @@ def test_experts_of_equal_score_are_chosen_as_partitioning_leaves_them():
     assert mx.array_equal(lowest, mx.argpartition(-logits, kth=CHOSEN - 1, axis=-1)[..., :CHOSEN])
     assert mx.array_equal(highest, mx.argpartition(logits, kth=-CHOSEN, axis=-1)[..., -CHOSEN:])
     assert not mx.array_equal(lowest, highest)
+
+
+@pytest.mark.parametrize("precise", [True, False])
+def test_a_correction_counts_in_float32(precise: bool):
+    """Beside a score of one half bfloat16 has no room for these."""
+    spec = router("sigmoid", precise=precise, correction="here")
+    correction = mx.array([1e-4 * place for place in (3, 7, 1, 0, 6, 2, 5, 4)])
+    indices, scores = chosen(spec, mx.zeros((1, 1, EXPERTS), mx.bfloat16), correction)
+    assert indices.tolist() == [[1, 4, 6]] and scores.tolist() == [[0.5, 0.5, 0.5]]
 
 
 def test_scores_that_stay_wide():
