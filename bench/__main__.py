@@ -13,7 +13,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m bench",
         description=__doc__,
-        epilog="beside this: bench.serve (the servers), bench.train (training), bench.fit and "
+        epilog="beside this: bench.serve (the servers), bench.train (training), bench.families (model "
+        "families), bench.fit and "
         "bench.train_memory (memory), bench.registry (a full cache), bench.start (the packed file)",
     )
     parser.add_argument("--rounds", type=int, default=5, help="runs of each system")

@@ -23,7 +23,8 @@ ABOUT = "about.py"  # words for people
 THEIR_FAMILIES = (
     "cohere2", "deepseek_v2", "deepseek_v3", "ernie4_5", "exaone4", "gemma", "gemma2", "gemma3",
     "gemma3_text", "gemma4", "gemma4_text", "glm4", "glm4_moe", "gpt_oss", "granite", "granitemoe",
-    "granitemoehybrid", "hunyuan_v1_dense", "lfm2", "lfm2_moe", "llama", "minicpm", "minicpm3", "ministral3", "mistral3",
+    "granitemoehybrid", "hunyuan_v1_dense", "lfm2", "lfm2_moe", "llama", "minicpm", "minicpm3",
+    "ministral3", "mistral3",
     "mixtral", "nemotron_h", "olmo2", "olmo3", "olmoe", "phi3", "qwen2", "qwen2_moe", "qwen3", "qwen3_5",
     "qwen3_5_moe", "qwen3_moe", "qwen3_next", "seed_oss", "smollm3", "stablelm", "starcoder2",
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""From configs of mixtures of experts to specs: other spellings, what may be left out, what contradicts itself."""
+"""From configs of mixtures to specs: other spellings, what may be left out, what contradicts itself."""
 
 from __future__ import annotations
 

@@ -235,7 +235,8 @@ LARGE: dict[str, tuple[dict[str, Any], str]] = {
     "Nemotron-H-4B": (_two_layers("Nemotron-H-4B", hybrid_override_pattern="M*"), "plain"),
     "Nemotron-3-Nano-30B-A3B": (
         _two_layers(
-            "Nemotron-H-4B", hybrid_override_pattern="M*E", num_hidden_layers=3, hidden_size=2688, mamba_num_heads=64,
+            "Nemotron-H-4B", hybrid_override_pattern="M*E", num_hidden_layers=3, hidden_size=2688,
+            mamba_num_heads=64,
             intermediate_size=1856, moe_intermediate_size=1856, moe_shared_expert_intermediate_size=3712,
             n_routed_experts=128, n_shared_experts=1, num_experts_per_tok=6, n_group=1, topk_group=1,
             norm_topk_prob=True, routed_scaling_factor=2.5, num_key_value_heads=2,

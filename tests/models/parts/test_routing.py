@@ -100,12 +100,10 @@ def test_corrected_choices_are_mlx_lms(
 @pytest.mark.parametrize("name", SPECS)
 def test_what_is_fused_on_a_gpu(name: str, monkeypatch: pytest.MonkeyPatch):
     """What mlx-lm compiles, and nothing else: there the bits depend on it."""
-    made: list[Any] = []
     monkeypatch.setattr(routing, "on_cpu", lambda: False)
-    monkeypatch.setattr(mx, "compile", lambda choose: made.append(choose) or choose)
-    for spec in (SPECS[name], replace(SPECS[name], precise=False)):
-        choice_of.__wrapped__(spec)
-    assert len(made) == (SPECS[name].scoring == "sigmoid")
+    monkeypatch.setattr(mx, "compile", lambda choose: "fused")
+    made: list[Any] = [choice_of.__wrapped__(replace(SPECS[name], precise=p)) for p in (True, False)]
+    assert [choice == "fused" for choice in made] == [SPECS[name].scoring == "sigmoid", False]
 
 
 def test_experts_of_equal_score_are_chosen_as_partitioning_leaves_them():
