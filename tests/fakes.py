@@ -95,6 +95,7 @@ class ScriptedModel:
     context_length: int = 4096
     generation_config: Mapping[str, Any] = field(default_factory=dict)
     eos_token_ids: frozenset[int] = frozenset((EOS,))
+    departures: tuple[str, ...] = ()
     seen: list[ChatRequest] = field(default_factory=list)
     adapters: ScriptedAdapters = field(default_factory=ScriptedAdapters)
 

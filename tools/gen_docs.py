@@ -23,6 +23,7 @@ from mlxone.core.errors import EXIT_CODES
 from mlxone.core.settings import SERVE_SETTINGS, SETTINGS, Setting
 from mlxone.core.train_settings import TRAIN_SETTINGS
 from mlxone.models.families.about import ABOUT, PARITY, TEMPLATE, tested
+from mlxone.models.families.departures import ANY, of_family
 from mlxone.models.families.table import FAMILIES
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -163,11 +164,11 @@ def _families() -> str:
 
 
 def _departures() -> str:
-    head = ("family", "what a config says", "what is computed", "where that matters")
+    head = ("family", "what a config says", "what mlx-lm does, and mlxone", "where that matters")
     rows = (
-        (family.name, _coded(departure.setting), departure.computed, departure.matters)
-        for family in FAMILIES
-        for departure in ABOUT[family.name].departs
+        (name, _coded(departure.setting), departure.computed, departure.matters[name])
+        for name in (*(family.name for family in FAMILIES), ANY)
+        for departure in of_family(name)
     )
     return _table(head, rows)
 

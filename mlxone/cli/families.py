@@ -71,6 +71,7 @@ def _named(name: str | None) -> list[Family]:
 
 def as_json(family: Family) -> dict[str, Any]:
     from mlxone.models.families.about import ABOUT, PARITY, TEMPLATE, tested
+    from mlxone.models.families.departures import of_family
 
     about = ABOUT[family.name]
     return {
@@ -86,7 +87,8 @@ def as_json(family: Family) -> dict[str, Any]:
         "packings": list(about.packings),
         "tested": list(tested(family)),
         "departs": [
-            {"setting": d.setting, "computed": d.computed, "matters": d.matters} for d in about.departs
+            {"setting": d.setting, "computed": d.computed, "matters": d.matters[family.name]}
+            for d in of_family(family.name)
         ],
     }
 

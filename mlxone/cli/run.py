@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlxone.cli import inputs, terminal
+from mlxone.cli import inputs, streams, terminal
 from mlxone.cli.flags import SectionedCommand, flag, read_truth, setting_flags
 from mlxone.cli.group import Session, verbose_option
 from mlxone.cli.positionals import split_positionals
@@ -89,6 +89,8 @@ def command(session: Session, /, words: tuple[str, ...], **flags: Any) -> None:
     if text is None:
         _require_chat(flags)
     loaded = _open(model, how, flags)
+    if not flags["quiet"]:
+        _say_departures(loaded)
     with in_use(loaded.path):
         if text is None:
             from mlxone.cli.chat import chat
@@ -113,6 +115,13 @@ def _text(files: tuple[str, ...], prompt: str | None, *, quiet: bool) -> str | N
 
 def _notice(text: str) -> None:
     print(f"mlxone: {text}", file=sys.stderr, flush=True)
+
+
+def _say_departures(model: Model) -> None:
+    """What comes out of this model may not be what its publisher's code gives."""
+    for departure in model.departures:
+        line = terminal.one_line(f"mlxone: as in mlx-lm, {model.name} {departure}")
+        streams.complain(terminal.dimmed(line, sys.stderr))
 
 
 def _require_chat(flags: dict[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,6 +13,7 @@ from mlxone.cli.group import verbose_option
 from mlxone.cli.models import model_params, named_model
 from mlxone.cli.sizes import bits_in_words, context_in_words, count_in_words, in_words
 from mlxone.cli.terminal import neutralise
+from mlxone.core.errors import MlxoneError
 
 if TYPE_CHECKING:
     from mlxone.core.facts import LayerFacts, ModelFacts
@@ -35,7 +36,10 @@ CONTEXTS = (8192, 32768, 131_072)
     ],
 )
 def command(model: str | None, model_flag: str | None, model_dir: tuple[str, ...], json: bool) -> None:
-    """Show everything known about a model on this machine."""
+    """Show everything known about a model on this machine.
+
+    "As in mlx-lm" stands before what is computed otherwise than in the code it was published with.
+    """
     from mlxone.hub.details import details
 
     model = named_model(model, model_flag)
@@ -43,20 +47,24 @@ def command(model: str | None, model_flag: str | None, model_dir: tuple[str, ...
         everything = registry.refresh()
         entry = registry.match(model, among=everything)
         found = details(entry, everything)
-        memory = _memory(entry)
+        memory, departing = _memory(entry), _departures(entry)
         if json:
-            known.print_json(_as_json(entry, found, memory))
+            known.print_json({**_as_json(entry, found, memory), "departures": departing})
             return
-        for label, value in lines(entry, found, memory):
+        for label, value in lines(entry, found, memory, departing):
             click.echo(f"{label:<16}{neutralise(' '.join(value.splitlines()))}".rstrip())
 
 
-def lines(entry: Entry, found: Details, memory: list[dict[str, Any]]) -> Iterator[Line]:
+def lines(
+    entry: Entry, found: Details, memory: list[dict[str, Any]], departing: Sequence[str] = ()
+) -> Iterator[Line]:
     yield from _identity(entry, found)
     if entry.facts:
         yield from _shape(entry.facts, found)
     yield "can", ", ".join(sorted(entry.capabilities)) or "text only"
     yield "runs here", known.support_in_words(entry)
+    for departure in departing:
+        yield "as in mlx-lm", departure
     if found.has_chat_template is not None:
         yield "chat template", known.yes_or_no(found.has_chat_template)
     for name, value in found.generation.items():
@@ -79,6 +87,19 @@ def _memory(entry: Entry) -> list[dict[str, Any]]:
     longest = entry.facts.context_length or CONTEXTS[-1]
     contexts = [context for context in CONTEXTS if context <= longest] or [longest]
     return [fitting.fit(entry.facts, context).to_json() for context in contexts]
+
+
+def _departures(entry: Entry) -> list[str]:
+    """Where a model that runs here computes something else than the code it was published with."""
+    from mlxone.formats.config import Config
+    from mlxone.models.families.departures import departures
+
+    if entry.problem or entry.support or entry.format == "gguf":
+        return []
+    try:
+        return list(departures(Config.read(entry.path)))
+    except MlxoneError:  # gone or changed since it was looked at
+        return []
 
 
 def _identity(entry: Entry, found: Details) -> Iterator[Line]:

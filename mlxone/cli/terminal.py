@@ -39,6 +39,11 @@ def plain_wanted(environ: Mapping[str, str]) -> bool:
     return bool(environ.get("NO_COLOR")) or environ.get("TERM", "dumb") in ("", "dumb")
 
 
+def dimmed(text: str, stream: Any) -> str:
+    """For what is said on the side."""
+    return f"\x1b[2m{text}\x1b[0m" if is_terminal(stream) and not plain_wanted(os.environ) else text
+
+
 def size() -> tuple[int, int]:
     """Columns and rows."""
     columns, rows = shutil.get_terminal_size((80, 24))

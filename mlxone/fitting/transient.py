@@ -33,7 +33,7 @@ class Costs:
     # What only some families compute:
     chosen: float = 2.1  # the hidden state of a token, once for each of its experts
     channels: float = 5.0  # a gated delta layer's, in float32
-    steps: int = 2**31  # tokens whose states a gated delta layer has in memory together
+    steps: int = 64  # tokens whose states a gated delta layer has in memory together
     pair_channels: float = 9.3  # a mamba-2 layer's, in float32
     pairs: float = 12.0  # tables of weights between the tokens of a part
     unfolded: float = 1.2  # keys and values made of what latent attention keeps
@@ -43,10 +43,10 @@ CROWD_BYTES = 2e9
 PART, FLOAT32 = 256, 4  # tokens that mamba-2 takes at once (a test holds it equal to the models'); bytes
 _POWERS = frozenset({64, 80, 96, 128})
 COSTS: dict[Kind, Costs] = {
-    "cpu": Costs(3.1, 7.0, 7.0, 3.5, 1.0, 0.0, 1.25, frozenset(), False),
-    "cuda": Costs(7.0, 22.0, 0.0, 0.0, 2.1, 11.0, 2.0, _POWERS, False, steps=64),
+    "cpu": Costs(3.1, 7.0, 7.0, 3.5, 1.0, 0.0, 1.25, frozenset(), False, channels=11.0, steps=12),
+    "cuda": Costs(7.0, 22.0, 0.0, 0.0, 2.1, 11.0, 2.0, _POWERS, False),
     # Not measured: CUDA's figures, with the head sizes that Metal's fused attention takes.
-    "apple": Costs(7.0, 22.0, 0.0, 0.0, 2.1, 11.0, 2.0, frozenset({64, 80, 128}), True, steps=64),
+    "apple": Costs(7.0, 22.0, 0.0, 0.0, 2.1, 11.0, 2.0, frozenset({64, 80, 128}), True),
 }
 
 
@@ -59,14 +59,17 @@ def transient_bytes(facts: ModelFacts, work: Work, kind: Kind, element: int) -> 
 
 def _prefill(facts: ModelFacts, work: Work, kind: Kind, element: int, moving: float) -> float:
     """One row's chunk; the others wait. Of layers that follow each other the larger decides; where each is
-    one part only, an attending and a recurrent one are in memory together."""
+    one part only, or begins with as many arrays as gated delta, the next one's are there before the last
+    one's are gone."""
     costs, chunk = COSTS[kind], min(work.prefill_step, work.context)
     recurrent = max((_recurrent(layer, work, kind, element) for layer in facts.layers), default=0)
     attending = _attending(facts, work, kind, element) + moving
     fed = chunk * element * _fed(facts, costs)
+    both = chunk * element * costs.hidden * facts.hidden_size + recurrent + attending
     if any(layer.kind == "none" for layer in facts.layers):
-        return max(fed, chunk * element * costs.hidden * facts.hidden_size + recurrent + attending)
-    return fed + max(attending, recurrent)
+        return max(fed, both)
+    in_turn = fed + max(attending, recurrent)
+    return max(in_turn, both) if any(layer.by_token for layer in facts.layers) else in_turn
 
 
 def _attending(facts: ModelFacts, work: Work, kind: Kind, element: int) -> float:

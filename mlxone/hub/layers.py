@@ -129,6 +129,8 @@ def head_dim(config: Config) -> int:
     plain = _plain(config)
     if _is_latent(config):
         return config.count("qk_nope_head_dim", plain) + config.count("qk_rope_head_dim", 64)
+    if _type(config) == "nemotron_h":  # what its first ones call it
+        plain = config.count("attention_head_dim", plain)
     return plain if _type(config) in habits.PLAIN_HEADS else config.count("head_dim", plain)
 
 

@@ -95,7 +95,9 @@ class Decoder:
                 masks[kind] = _mask(kind, memory, length)
             x = block(x, memory, masks[kind], share)
             if paced and number < last:
-                mx.async_eval(x)
+                # What a recurrent layer keeps is no part of x: left for later, it would keep what it is cut
+                # from, of every layer and the chunk's whole length.
+                mx.async_eval(x, *(() if memory is None else memory.arrays()))
                 if submitted is not None:
                     mx.eval(submitted)
                 submitted = x

@@ -9,6 +9,7 @@ from typing import Any
 from mlxone.core.errors import DamagedModel
 from mlxone.formats.config import Config, read_json
 from mlxone.hub.find import Found, default_model, find
+from mlxone.models.families.departures import departures
 from mlxone.models.loading import load_decoder
 from mlxone.service.model import Model
 from mlxone.service.room import check_room
@@ -43,6 +44,7 @@ def load_found(found: Found, chat_template: str | Path | None = None) -> Model:
         template=template,
         eos_token_ids=eos_ids(config, generation, tokenizer),
         generation_config=generation,
+        departures=departures(config),
     )
 
 

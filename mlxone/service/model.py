@@ -30,6 +30,7 @@ class Model:
     template: ChatTemplate | None
     eos_token_ids: frozenset[int]
     generation_config: Mapping[str, Any] = field(default_factory=dict)
+    departures: tuple[str, ...] = ()  # from the published code, as mlx-lm's are: what its name ... does
     _adapters: AdapterManager | None = field(default=None, init=False, repr=False)
 
     @property

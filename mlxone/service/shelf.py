@@ -247,6 +247,8 @@ class Shelf:
             admission.mounted_bytes = mounts.memory_bytes
             held.callback(self.ledger.drop, admission)
             log.info("loaded %s", offer.id)
+            for departure in model.departures:
+                log.info("as in mlx-lm, %s %s", offer.id, departure)
             return Loaded(
                 offer,
                 model,

@@ -15,8 +15,9 @@ from mlxone.training.layout import Layout, Run, Segment
 
 
 def by_length(rope: RopeSpec) -> bool:
-    """Whether it turns a token differently in a longer text."""
-    return "dynamic" in (rope.scaling.get("type"), rope.scaling.get("rope_type"))
+    """Whether it turns a token differently in a longer text. With an alpha (Hunyuan) it is fixed."""
+    kinds = (rope.scaling.get("type"), rope.scaling.get("rope_type"))
+    return "dynamic" in kinds and rope.scaling.get("alpha") is None
 
 
 def ropes_of(spec: DecoderSpec) -> list[RopeSpec]:

@@ -44,6 +44,7 @@ class Stage:
     looked_in: list[Sequence[str]] = field(default_factory=list)
     closed: int = 0
     load_error: BaseException | None = None
+    departures: tuple[str, ...] = ()  # of the model from the published code
 
     def modules(self) -> dict[str, ModuleType]:
         return {
@@ -66,7 +67,7 @@ class Stage:
         if source in self.missing:
             raise ModelNotFound(f"no model {source} on this machine", hint=f"mlxone get {source}")
         self.loaded.append((source, chat_template))
-        return ScriptedModel(name=source)
+        return ScriptedModel(name=source, departures=self.departures)
 
     def sampling_for(self, model: ScriptedModel, flags: Mapping[str, Any]) -> Sampling:
         self.flags.append(flags)

@@ -32,7 +32,7 @@ def test_json_says_all(capsys: pytest.CaptureFixture[str]):
     listed = json.loads(capsys.readouterr().out)
     assert [entry["family"] for entry in listed] == [family.name for family in FAMILIES]
     gemma2 = next(entry for entry in listed if entry["family"] == "gemma2")
-    assert gemma2["departs"][0]["setting"] == "sliding_window, layer_types"
+    assert gemma2["departs"][0]["setting"] == "sliding_window"
     assert gemma2["tools"] is False and gemma2["parity"] == "L1" and "4-bit" in gemma2["packings"]
 
 

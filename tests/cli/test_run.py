@@ -26,6 +26,16 @@ def test_one_answer(mlxone, stage):
     assert stage.closed == 1
 
 
+def test_what_the_model_computes_otherwise_is_said_once_and_beside_the_answer(mlxone, stage):
+    stage.departures = ("sees all tokens where\x1b[2J others do not: differs",)
+    result = mlxone("run", "scripted", "Hi")
+    said = "mlxone: as in mlx-lm, scripted sees all tokens where\u241b[2J others do not: differs\n"
+    assert (result.code, result.out, result.err) == (0, "Paris.\n", said)
+    assert mlxone("run", "scripted", "Hi", "--quiet").err == ""
+    in_json = mlxone("run", "scripted", "Hi", "--json")
+    assert json.loads(in_json.out)["text"] == "Paris." and in_json.err == said
+
+
 def test_the_default_model_answers_a_lone_prompt(mlxone, stage):
     mlxone("run", "hello there")
     assert stage.loaded == [("scripted", None)]

@@ -95,6 +95,20 @@ def test_only_what_is_packed_is_called_quantized(mlxone, tmp_path, bits, said):
     assert ("quantized" in out) is (bits is not None)
 
 
+def test_where_a_model_departs_from_the_published_code(mlxone, tmp_path):
+    folder = write_model(tmp_path / "m", "Llama-3.3-70B")
+    shown = json.loads(mlxone("show", str(folder), "--json").out)
+    assert shown["departures"] == [] and "mlx-lm" not in mlxone("show", str(folder)).out
+    config = json.loads((folder / "config.json").read_text())
+    departing = config | {"model_type": "mistral", "sliding_window": 4096}
+    (folder / "config.json").write_text(json.dumps(departing))
+    (said,) = json.loads(mlxone("show", str(folder), "--json").out)["departures"]
+    assert said.endswith("sees the last 4,096: differs in texts longer than that")
+    assert f"\nas in mlx-lm    {said}\n" in mlxone("show", str(folder)).out
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "unheard-of"}))
+    assert json.loads(mlxone("show", str(folder), "--json").out)["departures"] == []
+
+
 def test_the_disk_is_looked_at_once(mlxone, looks):
     cached("org/m", "gemma-4-e4b")
     assert mlxone("show", "org/m").code == 0

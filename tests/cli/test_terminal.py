@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxone.cli.terminal import StatusLine, neutralise, one_line, plain_wanted
+from mlxone.cli.terminal import StatusLine, dimmed, neutralise, one_line, plain_wanted
 
 
 @given(st.text())
@@ -65,3 +65,16 @@ def test_no_status_line_off_a_terminal_or_when_quiet(monkeypatch, stream, quiet)
     monkeypatch.setenv("TERM", "xterm")
     StatusLine(stream, quiet=quiet).show("x")
     assert stream.getvalue() == ""
+
+
+def test_what_is_said_on_the_side_is_dim_where_that_can_be_seen(monkeypatch: pytest.MonkeyPatch):
+    class Screen(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert dimmed("aside", Screen()) == "\x1b[2maside\x1b[0m"
+    assert dimmed("aside", io.StringIO()) == "aside"
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert dimmed("aside", Screen()) == "aside"

@@ -12,18 +12,24 @@ from mlxone.kv.prefixes import PrefixStore
 from mlxone.kv.state import ModelState
 from mlxone.models.decoder import Decoder
 from mlxone.models.loading import load_decoder
-from tests.engine.tiny import SLIDING, VOCAB, save
+from tests.engine.tiny import SLIDING, save
+from tests.models.tiny_families import CONFIGS
 
+VOCAB = 250  # no model here has fewer
 TEXT = [(11 * i * i + 5 * i + 3) % VOCAB for i in range(400)]
 ROOMY = 10**9
 
 
-@pytest.fixture(scope="module", params=["plain", "mixed", "full first"])
+# Recurrent, shared and latent states, beside attention's own.
+OTHERS = ("qwen3_5", "nemotron_h", "lfm2", "gemma4-multimodal", "v3")
+
+
+@pytest.fixture(scope="module", params=["plain", "mixed", "full first", *OTHERS])
 def decoder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Decoder:
     """`mixed` has a window of 8: what is read here goes far past it."""
     if request.param == "plain":
         return load_decoder(request.getfixturevalue("plain_folder"))
-    config = dict(SLIDING)
+    config = CONFIGS[request.param] if request.param in OTHERS else dict(SLIDING)
     if request.param == "full first":
         config |= {
             "num_hidden_layers": 3,

@@ -128,10 +128,22 @@ def test_mamba_takes_as_many_tokens_at_once_as_is_believed():
     assert PART == CHUNK
 
 
-def test_on_a_cpu_a_chunk_of_gated_delta_holds_the_state_of_each_token():
-    facts = with_layers(DELTA, heads=1)
-    short, long = (needed(facts, "cpu", prefill_step=step) for step in (512, 1024))
-    assert 512 * STATE < long - short < 1.5 * 512 * STATE
+@pytest.mark.parametrize("kind", COSTS)
+def test_of_a_chunk_of_gated_delta_few_tokens_have_their_state_in_memory(kind: Kind):
+    small, large = (with_layers(replace(DELTA, state_bytes=n), heads=1) for n in (STATE, 2 * STATE))
+    short, long = (
+        needed(large, kind, prefill_step=step) - needed(small, kind, prefill_step=step)
+        for step in (256, 2048)
+    )
+    assert 8 * STATE < short < 100 * STATE
+    assert long == pytest.approx(short, abs=3 * STATE)  # a longer chunk has no more of them
+
+
+def test_gated_delta_begins_before_the_scores_of_the_layer_before_are_gone():
+    both, delta, full = (
+        needed(with_layers(*layers), "cpu", 4096) for layers in ((FULL, DELTA), (DELTA,), (FULL,))
+    )
+    assert both > 1.1 * max(delta, full)
 
 
 @pytest.mark.parametrize("kind", COSTS)

@@ -126,12 +126,17 @@ ADDED: dict[str, Any] = {
     "global_head_dim": None,
 }  # fmt: skip
 
+WRITTEN = {"mamba": "linear_attention", "attention": "full_attention"}  # by transformers 5
+
 
 def variations(config: dict[str, Any]) -> list[dict[str, Any]]:
     nested = "text_config" in config
     text = config["text_config"] if nested else config
     changed = [{k: v for k, v in text.items() if k != gone} for gone in LEFT_OUT if gone in text]
     changed += [{**text, key: value} for key, value in ADDED.items()]
+    changed.append({**{k: v for k, v in text.items() if k != "head_dim"}, "attention_head_dim": 24})
+    if isinstance(kinds := text.get("layer_types"), list):
+        changed.append({**text, "layer_types": [WRITTEN.get(kind, kind) for kind in kinds]})
     if text["model_type"].startswith("gemma4"):
         changed.append({**text, "per_layer_config": {"1": {"head_dim": 48, "num_key_value_heads": 1}}})
     return [{**config, "text_config": each} if nested else each for each in changed]

@@ -50,8 +50,9 @@ def test_found_by_what_it_is_called():
     assert all(BY_MODEL_TYPE[t] in found(t) for t in BY_MODEL_TYPE)
     assert names("kimi_k2") == names("Kimi K2") == ["deepseek_v3"]
     assert names("MiniCPM5") == names(" minicpm5 ") == ["llama"]
-    assert names("granite 4.0") == ["granitemoehybrid"]
-    assert names("") == names("nonsense") == []
+    assert names("granite 4.0") == names("granite4.0") == ["granitemoehybrid"]
+    assert names("qwen3.6") == ["qwen3_5"] and names("phi4") == ["phi3"]
+    assert names("") == names("--") == names("nonsense") == []
 
 
 def test_it_is_said_without_mlx():

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from bench.random_models import save_random_model
 from mlxone.backend import cpu
 from mlxone.backend.arrays import lock, mx, on_stream
 from mlxone.core.errors import AdapterMismatch
@@ -16,6 +17,7 @@ from mlxone.models.decoder import Decoder
 from mlxone.models.layers import join
 from mlxone.models.loading import load_decoder
 from tests.models.checkpoints import LLAMA, QWEN3, packed, refused, save, shapes, tensors
+from tests.models.tiny_families import CONFIGS
 from tests.models.tuned import answers
 
 UP = "model.layers.1.mlp.up_proj"
@@ -103,6 +105,28 @@ def test_each_path_alone_changes_the_answer(tmp_path: Path):
     for path, norm in norms_of(base).items():
         changed = changed_decoder(base, {path: (Replaced(-norm.stored),)})
         assert not mx.allclose(answers(changed), before, atol=1e-3), path
+
+
+# A config with each kind of part: fused projections, parallel parts, inputs for each layer, experts with a
+# shared one and beside a dense part, latent attention of both kinds, and what is recurrent.
+EVERY_PART = (
+    "phi3", "cohere2", "gemma4-multimodal", "gemma4-unified", "qwen2_moe", "v2", "v3", "qwen3_next",
+    "qwen3_5", "nemotron_h", "lfm2",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", EVERY_PART)
+def test_each_path_of_every_part_changes_the_answer(tmp_path: Path, name: str):
+    save_random_model(tmp_path / "m", CONFIGS[name], dtype=mx.float32)
+    base = load_decoder(tmp_path / "m")
+    before = answers(base)
+    for path in linears_of(base):
+        changed = changed_decoder(base, low_rank(base, path))
+        assert not mx.array_equal(answers(changed), before), path
+    for path, norm in norms_of(base).items():
+        changed = changed_decoder(base, {path: (Replaced(-norm.stored),)})
+        assert not mx.array_equal(answers(changed), before), path
+    assert mx.array_equal(answers(base), before)
 
 
 def test_joined_or_apart_a_model_answers_alike(tmp_path: Path):

@@ -54,6 +54,20 @@ def test_which_layer_is_what():
     ]  # fmt: skip
 
 
+def test_layers_by_the_names_that_transformers_writes():
+    published = spec("granitemoehybrid")
+    names = {"mamba": "linear_attention", "attention": "full_attention"}
+    written = [names[kind] for kind in CONFIGS["granitemoehybrid"]["layer_types"]]
+    assert spec("granitemoehybrid", layer_types=written) == published
+    found = spec("qwen3_next-some-dense", num_experts=None, num_local_experts=8)
+    assert found == spec("qwen3_next-some-dense", num_experts=8)
+
+
+def test_what_the_first_nemotrons_call_the_size_of_a_head():
+    assert spec("nemotron_h", head_dim=None, attention_head_dim=32) == spec("nemotron_h", head_dim=32)
+    assert spec("nemotron_h", head_dim=32, attention_head_dim=64) == spec("nemotron_h", head_dim=32)
+
+
 def test_layers_that_only_feed_forward_have_no_state():
     found = spec("nemotron_h")
     assert [layer.memory for layer in found.layers] == [0, None, 1, 2, 3, None]
@@ -103,7 +117,7 @@ def test_a_size_that_is_adjusted():
         ("qwen3_5", {"linear_num_value_heads": 3}, DamagedModel, "linear_num_value_heads"),
         ("qwen3_5", {"hidden_act": "gelu"}, UnsupportedModel, "hidden_act='gelu'"),
         ("qwen3_next", {"num_experts": -1}, DamagedModel, "num_experts"),
-        ("qwen3_next", {"mlp_only_layers": 3}, DamagedModel, "mlp_only_layers"),
+        ("qwen3_next-some-dense", {"mlp_only_layers": 3}, DamagedModel, "mlp_only_layers"),
         ("nemotron_h", {"hybrid_override_pattern": "M-X*M-"}, UnsupportedModel, "layer type 'X'"),
         ("nemotron_h", {"hybrid_override_pattern": ["M-", "*"]}, UnsupportedModel, "layer type 'M-'"),
         ("nemotron_h", {"hybrid_override_pattern": 7}, DamagedModel, "hybrid_override_pattern"),

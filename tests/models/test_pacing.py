@@ -10,14 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bench.random_models import save_random_model
 from mlxone.backend.arrays import mx, on_stream
 from mlxone.kv.buffer import STEP
 from mlxone.kv.plain import PlainState
+from mlxone.kv.recurrent import RecurrentState
 from mlxone.kv.rotating import RotatingState
 from mlxone.kv.state import ModelState
 from mlxone.models.decoder import Decoder
 from mlxone.models.loading import load_decoder
 from tests.models import checkpoints as c
+from tests.models.tiny_families import CONFIGS
 
 LAYERS = 7
 WINDOW = 40
@@ -132,6 +135,23 @@ def test_parts_and_the_whole_say_the_same(
         one, other = (step(decoder, state, [i % 90 for i in ids]) for state in (in_parts, whole))
         assert mx.array_equal(one, other).item()
     assert all(mx.array_equal(a, b).item() for a, b in zip(in_parts.arrays(), whole.arrays(), strict=True))
+
+
+@pytest.mark.parametrize("name", ["qwen3_5", "nemotron_h", "lfm2"])
+def test_what_a_recurrent_layer_keeps_is_submitted_with_the_layer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+):
+    """Later it would still hold what it is the end of: the chunk's whole length, in each of the layers."""
+    save_random_model(tmp_path / "m", CONFIGS[name], dtype=mx.float32)
+    decoder, submitted = load_decoder(tmp_path / "m"), list[Any]()
+    monkeypatch.setattr(mx, "async_eval", lambda *arrays: submitted.extend(arrays))
+    state = decoder.new_state()
+    step(decoder, state, [5] * 70, paced=True)
+    last = decoder.spec.layers[-1].memory
+    kept = [layer for place, layer in enumerate(state.layers) if place != last]
+    assert any(isinstance(layer, RecurrentState) for layer in kept)
+    known = {id(array) for array in submitted}
+    assert all(id(array) in known for layer in kept for array in layer.arrays())
 
 
 # What a state says of itself ----------------------------------------------------------------

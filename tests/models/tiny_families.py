@@ -32,21 +32,13 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 
 
 def measured() -> dict[str, set[str]]:
-    """The packings that each family's logits are compared in, by the marks of the tests that do it."""
+    """The packings that each family's logits are compared in."""
     found: dict[str, set[str]] = {}
     for module in MODULES:
-        for name, packing in _cases(module.test_logits_equal_mlx_lm):
+        for name, packing in module.CASES:
             packing = "unpacked" if packing in ("bf16", "float32", "plain") else packing
             found.setdefault(BY_MODEL_TYPE[CONFIGS[name]["model_type"]].name, set()).add(packing)
     return found
-
-
-def _cases(test: Any) -> list[tuple[str, str]]:
-    given = {str(mark.args[0]): list(mark.args[1]) for mark in test.pytestmark if mark.name == "parametrize"}
-    if "name" in given:
-        return [(name, packing) for name in given["name"] for packing in given["packing"]]
-    (cases,) = given.values()
-    return cases
 
 
 def family_name(config: dict[str, Any]) -> str:

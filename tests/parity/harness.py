@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.tuner.utils import load_adapters
@@ -28,6 +28,10 @@ def logits_of_mlx_lm(
     model, _ = mlx_lm_load(folder)
     if adapter is not None:
         load_adapters(model, str(adapter))
+    return run_mlx_lm(model, ids, chunks)
+
+
+def run_mlx_lm(model: Any, ids: Sequence[int], chunks: Sequence[int]) -> list[mx.array]:
     cache = make_prompt_cache(model)
     results: list[mx.array] = []
     for chunk in _chunks(ids, chunks):
@@ -62,11 +66,13 @@ def _chunks(ids: Sequence[int], chunks: Sequence[int]) -> list[list[int]]:
 def assert_parity(
     folder: Path, vocab: int, chunk_sizes: Sequence[Sequence[int]], steps: int = DECODE_STEPS
 ) -> None:
+    model, _ = mlx_lm_load(folder)
+    decoder = load_decoder(folder, config=Config.read(folder))
     for chunks in chunk_sizes:
         mx.random.seed(7)
         ids = cast("list[int]", mx.random.randint(0, vocab, (sum(chunks) + steps,)).tolist())
-        theirs = logits_of_mlx_lm(folder, ids, chunks)
-        ours = logits_of_ours(folder, ids, chunks)
+        theirs = run_mlx_lm(model, ids, chunks)
+        ours = run_ours(decoder, ids, chunks)
         assert len(theirs) == len(ours) == len(chunks) + steps
         for step, (a, b) in enumerate(zip(theirs, ours, strict=True)):
             assert a.dtype == b.dtype and a.shape == b.shape
@@ -74,3 +80,15 @@ def assert_parity(
                 f"chunks {chunks}: step {step} differs by {mx.abs(a - b).max().item()}"
             )
             assert not mx.isnan(a).any(), f"chunks {chunks}: step {step} is not a number"
+    _assert_something_was_compared(decoder, ids, chunks, ours[len(chunks) - 1])
+
+
+def _assert_something_was_compared(
+    decoder: Decoder, ids: Sequence[int], chunks: Sequence[int], logits: mx.array
+) -> None:
+    """A model whose logits say little of what it read would be equal whatever it computed."""
+    assert float(mx.std(logits[0, -1].astype(mx.float32))) > 0.05
+    other = list(ids[: sum(chunks)])
+    other[-3] = (other[-3] + 1) % decoder.spec.vocab_size
+    changed = run_ours(decoder, other, chunks)[-1][0, -1] != logits[0, -1]
+    assert float(changed.astype(mx.float32).mean()) > 0.5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from bench.random_models import save_random_model
 from tests.parity.harness import assert_parity
-from tests.parity.test_families import BASE, CHUNKS, LLAMA3_ROPE, PACKINGS, VOCAB, YARN_ROPE
+from tests.parity.test_families import BASE, LLAMA3_ROPE, PACKINGS, THREE, VOCAB, YARN_ROPE, cuts, marked
 
 SLIDING = ["sliding_attention", "full_attention", "sliding_attention"]
 LONGROPE = {
@@ -114,11 +115,15 @@ CONFIGS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("packing", ["bf16", "4-bit", "mixed"])
-@pytest.mark.parametrize("name", CONFIGS)
-def test_logits_equal_mlx_lm(name: str, packing: str, tmp_path: Path) -> None:
+CASES = list(product(CONFIGS, THREE))
+
+
+def config_of(name: str) -> dict[str, Any]:
     config = {k: v for k, v in {**BASE, **CONFIGS[name]}.items() if v is not None}
-    if name == "exaone4-full":
-        config["sliding_window_pattern"] = None
-    save_random_model(tmp_path, config, quantization=PACKINGS[packing])
-    assert_parity(tmp_path, VOCAB, CHUNKS)
+    return config | ({"sliding_window_pattern": None} if name == "exaone4-full" else {})
+
+
+@pytest.mark.parametrize(("name", "packing"), marked(CASES))
+def test_logits_equal_mlx_lm(name: str, packing: str, tmp_path: Path) -> None:
+    save_random_model(tmp_path, config_of(name), quantization=PACKINGS[packing])
+    assert_parity(tmp_path, VOCAB, cuts(name, packing))

@@ -110,7 +110,7 @@ PACKINGS: dict[str, dict[str, Any] | None] = {
         "model.layers.2.self_attn.o_proj": False,
     },
 }
-CHUNKS = [(37,), (1, 30, 6)]
+CHUNKS = [(37,), (16, 16, 5), (1, 30, 6)]
 FULL = ("v2", "v3", "minicpm3", "minicpm")  # these meet every packing
 CASES = [(name, packing) for name in CONFIGS for packing in PACKINGS if name in FULL or packing == "float32"]
 
@@ -119,7 +119,7 @@ CASES = [(name, packing) for name in CONFIGS for packing in PACKINGS if name in 
 def test_logits_equal_mlx_lm(name: str, packing: str, tmp_path: Path) -> None:
     dtype = mx.float32 if packing == "float32" else mx.bfloat16
     save_random_model(tmp_path, CONFIGS[name], dtype=dtype, quantization=PACKINGS[packing])
-    assert_parity(tmp_path, VOCAB, CHUNKS)
+    assert_parity(tmp_path, VOCAB, CHUNKS if name in FULL and packing == "float32" else CHUNKS[-1:])
 
 
 @pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float16])
@@ -127,10 +127,10 @@ def test_logits_equal_mlx_lm(name: str, packing: str, tmp_path: Path) -> None:
 def test_narrow_dtypes(name: str, dtype: mx.Dtype, tmp_path: Path) -> None:
     config = {**CONFIGS[name], "n_routed_experts": None}
     save_random_model(tmp_path, config, dtype=dtype)
-    assert_parity(tmp_path, VOCAB, CHUNKS)
+    assert_parity(tmp_path, VOCAB, CHUNKS[-1:])
 
 
-@pytest.mark.parametrize("name", ["v2-dense-biases", "v3", "minicpm3", "minicpm"])
+@pytest.mark.parametrize("name", ["v3", pytest.param("minicpm3", marks=pytest.mark.long)])
 def test_past_the_buffer_step(name: str, tmp_path: Path) -> None:
     save_random_model(tmp_path, CONFIGS[name], quantization=PACKINGS["4-bit"])
     assert_parity(tmp_path, VOCAB, [(250, 10)], steps=8)
@@ -241,20 +241,18 @@ PUBLISHED: Mapping[str, dict[str, Any]] = {
         "max_position_embeddings": 4096,
     },
 }  # fmt: skip
-# What the short test leaves of them: not every expert and word, less of a dense layer, and of DeepSeek-V3
-# the sizes of a head alone, few heads and a narrower model. The long one keeps all but DeepSeek-V3's
-# experts, of which a layer has 11 billion parameters. Scales are float32: the CPU is faster there.
+# What the short test leaves of two: not every word, and of DeepSeek-V3 the sizes of a head alone, few heads
+# and experts and a narrower model. The long one keeps all but DeepSeek-V3's experts, of which a layer has
+# 11 billion parameters. Scales are float32: the CPU is faster there.
 FEWER: Mapping[str, dict[str, Any]] = {
-    "DeepSeek-V2-Lite": {"n_routed_experts": 8, "vocab_size": VOCAB, "intermediate_size": 1408},
     "DeepSeek-V3": {"n_routed_experts": 16, "vocab_size": VOCAB, "hidden_size": 1024,
                     "num_attention_heads": 8, "num_key_value_heads": 8, "intermediate_size": 2048,
                     "moe_intermediate_size": 256},
     "MiniCPM3-4B": {"vocab_size": VOCAB},
-    "MiniCPM-2B": {"vocab_size": VOCAB},
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", list(PUBLISHED))
+@pytest.mark.parametrize("name", ["DeepSeek-V3", "MiniCPM3-4B"])
 def test_true_sizes_cut_to_two_layers(name: str, tmp_path: Path) -> None:
     config = {**PUBLISHED[name], **FEWER[name], "num_hidden_layers": 2}
     save_random_model(tmp_path, config, dtype=mx.float32, quantization=PACKINGS["4-bit"])

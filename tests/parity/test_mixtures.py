@@ -16,7 +16,7 @@ from bench.random_models import save_random_model
 from mlxone.backend.arrays import mx
 from tests.parity.harness import assert_parity
 from tests.parity.test_families import BASE as THREE_LAYERS
-from tests.parity.test_families import CHUNKS, VOCAB, YARN_ROPE
+from tests.parity.test_families import VOCAB, YARN_ROPE, cuts
 
 # isort: split
 from mlx.utils import tree_flatten
@@ -91,13 +91,15 @@ CONFIGS: dict[str, dict[str, Any]] = {
 PACKINGS: dict[str, dict[str, Any] | None] = {
     "float32": None,
     "4-bit": {"group_size": 32, "bits": 4},
+    "mixed": {"group_size": 32, "bits": 4},  # and every second of the rest otherwise
     "as converted": {"group_size": 64, "bits": 4},  # and what mlx-lm keeps in more bits
     "mxfp4 experts": {"group_size": 64, "bits": 8},  # as GPT-OSS is published for MLX
 }
 EXPERTS = {"group_size": 32, "bits": 4, "mode": "mxfp4"}
 FAMILIES = ("mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "gpt_oss", "glm4_moe", "granitemoe")
 CASES = [
-    *((name, packing) for name in FAMILIES for packing in ("float32", "4-bit", "as converted")),
+    *((name, packing) for name in FAMILIES for packing in ("float32", "4-bit", "mixed")),
+    *((name, "as converted") for name in ("gpt_oss", "qwen3_moe", "granitemoe")),
     *((name, "mxfp4 experts") for name in ("gpt_oss", "mixtral", "qwen3_moe")),
     *((name, "4-bit") for name in CONFIGS if name not in FAMILIES),
 ]
@@ -112,12 +114,19 @@ def quantization_of(config: dict[str, Any], packing: str) -> dict[str, Any] | No
     model = model_class(args_class.from_dict(dict(config)))
     modules: Any = tree_flatten(model.leaf_modules(), is_leaf=lambda m: hasattr(m, "parameters"))
     paths = [path for path, module in modules if hasattr(module, "to_quantized")]
+    if packing == "mixed":
+        others: list[Any] = [{"group_size": 64, "bits": 8}, {"group_size": 32, "bits": 5}]
+        return setting | {path: others[i % 2] for i, path in enumerate(paths[1::2])}
     if packing == "mxfp4 experts":
         stacks = ("experts.", "switch_mlp.")
         return setting | {path: EXPERTS for path in paths if any(name in path for name in stacks)}
     predicate = getattr(model, "quant_predicate", lambda path, _: True)
     own = {path: predicate(path, None) for path in paths}
     return setting | {path: said for path, said in own.items() if isinstance(said, dict)}
+
+
+def config_of(name: str) -> dict[str, Any]:
+    return {**BASE, **CONFIGS[name]}
 
 
 def save(folder: Path, config: dict[str, Any], packing: str) -> None:
@@ -127,8 +136,20 @@ def save(folder: Path, config: dict[str, Any], packing: str) -> None:
 
 @pytest.mark.parametrize(("name", "packing"), CASES)
 def test_logits_equal_mlx_lm(name: str, packing: str, tmp_path: Path) -> None:
-    save(tmp_path, {**BASE, **CONFIGS[name]}, packing)
-    assert_parity(tmp_path, VOCAB, CHUNKS)
+    save(tmp_path, config_of(name), packing)
+    assert_parity(tmp_path, VOCAB, cuts(name, packing))
+
+
+def test_gpt_oss_beyond_the_limit_of_its_activation(tmp_path: Path) -> None:
+    """Random weights stay below it."""
+    save(tmp_path, config_of("gpt_oss"), "float32")
+    tensors: Any = mx.load(str(tmp_path / "model.safetensors"))
+    large = {
+        n: 16 * a for n, a in tensors.items() if n.endswith(("experts.gate_proj.weight", "up_proj.weight"))
+    }
+    assert len(large) == 2 * GPT_OSS["num_hidden_layers"]
+    mx.save_safetensors(str(tmp_path / "model.safetensors"), tensors | large, {"format": "mlx"})
+    assert_parity(tmp_path, VOCAB, [(37,)])
 
 
 def test_mlx_lms_conversion_keeps_routers_in_more_bits() -> None:

@@ -1,17 +1,19 @@
-"""Published sizes of the dense families and Gemma's, cut to two layers: real rope, heads and vocabulary.
+"""Published sizes of the dense families and Gemma's, cut to two layers: real rope, heads and widths.
 
-In float32: with half as many bits a CPU takes minutes for each. A GPU compares some in bfloat16
-(`python -m bench.families`).
+In float32 and with a vocabulary of 8,192: else a CPU takes minutes for each, most of them to make the
+embedding up. A GPU compares some as they are (`python -m bench.families`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bench.family_shapes import MODELS
 from bench.random_models import save_random_model
 from mlxone.backend.arrays import mx
 from tests.parity.harness import assert_parity
@@ -25,7 +27,7 @@ GEMMA4 = {
     "hidden_size_per_layer_input": 0, "attention_k_eq_v": False,
 }  # fmt: skip
 
-PUBLISHED: Mapping[str, dict[str, Any]] = {
+PUBLISHED: dict[str, dict[str, Any]] = {
     "Ministral-3-3B": {
         "model_type": "ministral3", "hidden_size": 3072, "intermediate_size": 9216, "num_attention_heads": 32,
         "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 131072, "rms_norm_eps": 1e-5,
@@ -90,9 +92,9 @@ PUBLISHED: Mapping[str, dict[str, Any]] = {
         "rope_scaling": {"rope_type": "llama3", "factor": 16.0, "low_freq_factor": 1.0,
                          "high_freq_factor": 4.0, "original_max_position_embeddings": 8192},
     },
-    "Seed-OSS-36B": {  # with a smaller vocabulary: both systems' would not fit into 24 GB
+    "Seed-OSS-36B": {
         "model_type": "seed_oss", "hidden_size": 5120, "intermediate_size": 27648, "num_attention_heads": 80,
-        "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 32768, "rms_norm_eps": 1e-6,
+        "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 155136, "rms_norm_eps": 1e-6,
         "rope_theta": 1e7, "max_position_embeddings": 524288, "attention_bias": True,
         "attention_out_bias": False, "tie_word_embeddings": False,
     },
@@ -135,29 +137,59 @@ PUBLISHED: Mapping[str, dict[str, Any]] = {
         "query_pre_attn_scalar": 256, "sliding_window": 512, "sliding_window_pattern": 2,
         "max_position_embeddings": 32768,
     },
-    "Gemma-4-e4b": {  # without its per-layer tables: they are as wide as all layers together
-        **GEMMA4, "hidden_size": 2560, "intermediate_size": 10240, "num_attention_heads": 8,
-        "num_key_value_heads": 2, "sliding_window": 512,
-    },
+    "Gemma-4-e4b": MODELS["Gemma-4-e4b"].config["text_config"],
     "Gemma-4-31B": {
         **GEMMA4, "hidden_size": 5376, "intermediate_size": 21504, "num_attention_heads": 32,
         "num_key_value_heads": 16, "num_global_key_value_heads": 4, "attention_k_eq_v": True,
         "sliding_window": 1024,
     },
 }  # fmt: skip
-QUICK = ("ERNIE-4.5-0.3B", "EXAONE-4.0-1.2B")  # the others take long on a CPU, by their vocabulary most of all
+# The same text models within larger ones: of the families that are such frames.
+FRAMED: dict[str, dict[str, Any]] = {
+    **{name: MODELS[name].config for name in ("Gemma-4-12B", "Gemma-4-26B-A4B")},
+    "Gemma-3-4B": {
+        "model_type": "gemma3", "vocab_size": 262208,
+        "text_config": {
+            "model_type": "gemma3_text", "hidden_size": 2560, "intermediate_size": 10240,
+            "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "vocab_size": 262208,
+            "rms_norm_eps": 1e-6, "query_pre_attn_scalar": 256, "sliding_window": 1024,
+            "sliding_window_pattern": 2, "max_position_embeddings": 131072,
+            "rope_scaling": {"factor": 8.0, "rope_type": "linear"},
+        },
+    },
+    "Mistral-Small-3.1-24B": {
+        "model_type": "mistral3",
+        "text_config": {
+            "model_type": "mistral", "hidden_size": 5120, "intermediate_size": 32768,
+            "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 131072,
+            "rms_norm_eps": 1e-5, "rope_theta": 1e9, "max_position_embeddings": 131072,
+            "tie_word_embeddings": False,
+        },
+    },
+}  # fmt: skip
+TOO_LARGE = "Gemma-4-26B-A4B"  # in float32
 
 
-@pytest.mark.parametrize("name", QUICK)
-def test_true_sizes_cut_to_two_layers(name: str, tmp_path: Path) -> None:
-    save_random_model(tmp_path, {**PUBLISHED[name], "num_hidden_layers": 2}, dtype=mx.float32)
-    assert_parity(tmp_path, PUBLISHED[name]["vocab_size"], [(16, 5)], steps=4)
+def cut(name: str) -> dict[str, Any]:
+    """A sliding layer and a full one, where there are both; so none can share what another keeps."""
+    config = copy.deepcopy((PUBLISHED | FRAMED)[name])
+    for part in (config, config.get("text_config", config)):
+        part |= {"num_hidden_layers": 2, "vocab_size": 8192, "vocab_size_per_layer_input": 8192}
+        part |= {"layer_types": SLIDING} if "layer_types" in part else {}
+        part |= {"num_kv_shared_layers": 0} if "num_kv_shared_layers" in part else {}
+    return config
+
+
+def test_true_sizes_cut_to_two_layers(tmp_path: Path) -> None:
+    save_random_model(tmp_path, cut("ERNIE-4.5-0.3B"), dtype=mx.float32)
+    assert_parity(tmp_path, 8192, [(16, 5)], steps=4)
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("packing", ["plain", "4-bit"])
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize(
+    ("name", "packing"),
+    [case for case in product(PUBLISHED | FRAMED, ("4-bit", "plain")) if case != (TOO_LARGE, "plain")],
+)
 def test_true_sizes_at_length(name: str, packing: str, tmp_path: Path) -> None:
-    config = {**PUBLISHED[name], "num_hidden_layers": 2}
-    save_random_model(tmp_path, config, dtype=mx.float32, quantization=PACKINGS.get(packing))
-    assert_parity(tmp_path, PUBLISHED[name]["vocab_size"], [(16, 5)], steps=4)
+    save_random_model(tmp_path, cut(name), dtype=mx.float32, quantization=PACKINGS.get(packing))
+    assert_parity(tmp_path, 8192, [(16, 5)], steps=4)

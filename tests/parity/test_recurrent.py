@@ -213,10 +213,9 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "conv_L_cache": 3, "norm_eps": 1e-5, "rope_theta": 1000000.0, "max_position_embeddings": 128000,
         "layer_types": ["conv", "full_attention"], "num_hidden_layers": 2,
     },
-    # But for its vocabulary, the largest of all.
     "Qwen3.5-0.8B": _two_layers(
         "Qwen3.5-4B", hidden_size=1024, intermediate_size=3584, num_attention_heads=8, num_key_value_heads=2,
-        linear_num_value_heads=16, vocab_size=8192,
+        linear_num_value_heads=16,
     ),
     "Granite-4.0-H-350M": {
         "model_type": "granitemoehybrid", "hidden_size": 768, "intermediate_size": 2048,
@@ -267,14 +266,22 @@ LARGE: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.mark.parametrize("name", list(PUBLISHED))
 def test_true_sizes_cut_to_two_layers(name: str, tmp_path: Path) -> None:
-    save_random_model(tmp_path, PUBLISHED[name])
+    """But for their vocabulary: a head takes longer than both layers."""
+    config = PUBLISHED[name]
+    text = config.get("text_config", config)
+    save_random_model(
+        tmp_path,
+        {**config, "text_config": {**text, "vocab_size": VOCAB}}
+        if text is not config
+        else {**config, "vocab_size": VOCAB},
+    )
     assert_parity(tmp_path, VOCAB, [(16, 5)], steps=4)
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", list(LARGE))
-def test_true_sizes_of_large_models(name: str, tmp_path: Path) -> None:
-    config, packing = LARGE[name]
+@pytest.mark.parametrize("name", [*PUBLISHED, *LARGE])
+def test_true_sizes_at_length(name: str, tmp_path: Path) -> None:
+    config, packing = LARGE[name] if name in LARGE else (PUBLISHED[name], "plain")
     save_random_model(tmp_path, config, quantization=PACKINGS.get(packing))
     assert_parity(tmp_path, VOCAB, [(5, 3)], steps=3)
 

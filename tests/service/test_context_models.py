@@ -17,6 +17,7 @@ from mlxone.service import admission, embedded
 from mlxone.service.context import Context
 from mlxone.service.options import Options
 from mlxone.service.shelf import Shelf
+from tests.engine import tiny
 from tests.service.clients import (
     PROMPT,
     Clock,
@@ -145,8 +146,30 @@ def test_idle_models_are_put_away_and_come_back(stage: Stage, caplog: pytest.Log
 
     run(test)
     # What an operator reads of it.
-    told = [line for line in caplog.messages if "loaded" in line]
+    told = [line for line in caplog.messages if "loaded" in line or "mlx-lm" in line]
     assert told == ["loaded tiny", "unloaded tiny: idle for 60 s", "loaded tiny"]
+
+
+def test_what_a_model_computes_otherwise_is_logged_when_it_is_loaded(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+):
+    caplog.set_level("INFO")
+    departing = {**tiny.PLAIN, "model_type": "mistral", "sliding_window": 8, "tie_word_embeddings": False}
+
+    async def test() -> None:
+        context = Context([stage.model(config=departing)])
+        await context.start()
+        for _ in range(2):
+            await read(await context.answer(asked()))
+        await context.close()
+
+    run(test)
+    told = [line for line in caplog.messages if "loaded" in line or "mlx-lm" in line]
+    assert told == [
+        "loaded tiny",
+        "as in mlx-lm, tiny sees all tokens where the published model sees the last 8: "
+        "differs in texts longer than that",
+    ]
 
 
 def test_loading_and_unloading_only_where_it_is_allowed(stage: Stage):

@@ -11,6 +11,7 @@ import pytest
 import mlxone
 from mlxone.core.errors import DamagedModel, HubError, ModelNotFound, UsageError
 from mlxone.service.loading import eos_ids
+from tests.engine import tiny
 from tests.service.rig import EOS, TOKENIZER, write_folder
 
 
@@ -153,3 +154,10 @@ def test_a_generation_config_that_is_damaged(tmp_path: Path, text: str):
     with pytest.raises(DamagedModel):
         mlxone.load(folder)
     assert json.loads((folder / "config.json").read_text())["model_type"] == "llama"
+
+
+def test_it_says_where_it_departs_from_the_published_code(tmp_path: Path, model: mlxone.Model):
+    config = {**tiny.PLAIN, "model_type": "mistral", "sliding_window": 8}
+    (said,) = mlxone.load(write_folder(tmp_path / "m", config)).departures
+    assert said.startswith("sees all tokens where the published model sees the last 8")
+    assert model.departures == ()

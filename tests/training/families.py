@@ -64,6 +64,10 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "model_type": "cohere2", "head_dim": 16, "sliding_window": 5, "sliding_window_pattern": 2,
         "layer_norm_eps": 1e-5, "logit_scale": 0.25, "layer_norm_bias": True, "attention_bias": True,
     },
+    "hunyuan": {
+        "model_type": "hunyuan_v1_dense", "head_dim": 16, "tie_word_embeddings": True,
+        "rope_scaling": {"alpha": 50.0, "factor": 1.0, "type": "dynamic"},
+    },
     "starcoder2": {"model_type": "starcoder2", "tie_word_embeddings": False},
     "stablelm": {
         "model_type": "stablelm", "layer_norm_eps": 1e-5, "partial_rotary_factor": 0.25,

@@ -34,6 +34,7 @@ from mlxone.training.fuse import fuse
 from mlxone.training.gradients import measure, pair_logprobs
 from mlxone.training.learnable import why_not
 from mlxone.training.losses import Dpo, Sft
+from mlxone.training.states import by_length, ropes_of
 from mlxone.training.trainable import Params, Trainable
 from tests.engine.tiny import VOCAB
 from tests.models.checkpoints import refused
@@ -45,6 +46,11 @@ from tests.training.tiny import CLOSE, added, apart
 BATCH = tiny.samples(9, 9, 14, 6, prompt=3)
 PAIRS = tiny.pairs((7, 4, 5), (3, 9, 1))
 STEP = 1e-3
+# As docs/training.md says; all else is trained.
+STAYS = (
+    "switch_mlp.", "experts.", "e_score_correction_bias", "sinks", "embed_q", "unembed_out", "layernorm.bias",
+    "layernorm.norms.", "layer_scalar",
+)  # fmt: skip
 SPARSE = ("gemma2", "gemma3", "gemma4", "granite", "cohere2", "qwen3_moe", "gpt_oss", "deepseek_v3")
 
 
@@ -103,6 +109,8 @@ def test_gradients_are_mlx_lms(name: str):
         trainable = Trainable(model, kind="full")
         _, slopes = tiny.gradients(model, trainable, trainable.start(0), BATCH)
         assert apart({n: expected[n] for n in slopes}, slopes) < 1e-4
+    left = {name for name in expected if ".layers." in name} - slopes.keys()
+    assert not {name for name in left if not any(part in name for part in STAYS)}
 
 
 @pytest.mark.parametrize("kind", ["lora", "full"])
@@ -240,6 +248,12 @@ NOT_YET: dict[str, tuple[str, dict[str, Any]]] = {
     "granitemoehybrid": ("recurrent layers", MAMBA),
     "gemma4": ("an input of its own for each layer", {**GEMMA4, **PER_LAYER}),
 }
+
+
+def test_only_ropes_that_look_at_the_length_keep_prompts_apart():
+    (rope, *_) = ropes_of(decoder("hunyuan").spec)
+    assert rope.scaling["type"] == "dynamic" and not by_length(rope)
+    assert by_length(replace(rope, scaling={"rope_type": "dynamic", "factor": 2.0}))
 
 
 def test_the_documentation_names_every_family():

@@ -49,12 +49,19 @@ def _exaone_kinds(config: Config, count: int) -> list[Kind]:
     return ["sliding" if pattern[i % len(pattern)] == "L" else "full" for i in range(count)]
 
 
-def granite_scales(config: Config) -> dict[str, Any]:
+def _granite_scales(config: Config) -> dict[str, Any]:
     return {
         "embedding_scale": config.number("embedding_multiplier"),
         "residual_scale": config.number("residual_multiplier"),
         "logits": LogitsSpec(divide=config.positive("logits_scaling")),
     }
+
+
+# What its dense models, its mixtures and its hybrids have in common.
+GRANITE: dict[str, Any] = {
+    "head_dim_from_config": False, "scale": lambda config: config.number("attention_multiplier"),
+    "decoder": _granite_scales,
+}  # fmt: skip
 
 
 def _stretched(config: Config) -> dict[str, Any]:
@@ -80,52 +87,40 @@ def _residual_kind(config: Config) -> Placement:
     return "parallel" if config.flag("use_parallel_residual", False) else "before"
 
 
+def _root_of_head(config: Config) -> float:
+    return math.sqrt(1 / (config.count("hidden_size") // config.count("num_attention_heads")))
+
+
 DENSE: tuple[Family, ...] = (
     Family("llama", ("llama",), LLAMA),
     Family("mistral", ("mistral",), LLAMA),
-    Family(
-        "mistral3",
-        ("mistral3",),
-        {**LLAMA, "tie_word_embeddings": False},
-        prefix="language_model.",
-        inner_types=("mistral", "llama"),
-    ),
+    Family("mistral3", ("mistral3",), {**LLAMA, "tie_word_embeddings": False}, prefix="language_model.",
+           inner_types=("mistral", "llama")),
     Family("ministral3", ("ministral3",), LLAMA, prefix="language_model.",
            qkv_bias=False, out_bias=False, mlp_bias=False, attention=_stretched),
-    Family(
-        "qwen2",
-        ("qwen2",),
-        {"rope_theta": 1_000_000.0, "tie_word_embeddings": True, "max_position_embeddings": 32768},
-        qkv_bias=True,
-        out_bias=False,
-        head_dim_from_config=False,
-        ignores_windows=True,
-        refuses={"use_sliding_window": True},
-    ),
+    Family("qwen2", ("qwen2",),
+           {"rope_theta": 1_000_000.0, "tie_word_embeddings": True, "max_position_embeddings": 32768},
+           {"use_sliding_window": True}, qkv_bias=True, out_bias=False, head_dim_from_config=False,
+           ignores_windows=True),
     Family("qwen3", ("qwen3",), head_norm=True, ignores_windows=True,
            refuses={"use_sliding_window": True, "rope_traditional": True}),
     Family("smollm3", ("smollm3",), LLAMA, rotated=_every_fourth_layer_without,
            refuses={"use_sliding_window": True}),
     Family("phi3", ("phi3",), {"rope_theta": 10000.0, "tie_word_embeddings": False,
-                               "original_max_position_embeddings": 4096, },
+                               "original_max_position_embeddings": 4096},
            head_dim_from_config=False, qkv_bias=False, out_bias=False, mlp_bias=False, fused_qkv=True,
            fused_gate_up=True, partial=True, rope=_phi3_rope, reads_layer_types=False),
     Family("olmo2", ("olmo2",), LLAMA, placement="after", head_norm=True, head_norm_reach="projection"),
     Family("olmo3", ("olmo3",), {"rope_theta": 10000.0, "tie_word_embeddings": False}, placement="after",
            head_norm=True, head_norm_reach="projection", mlp_bias=False, sliding_rope_plain=True,
            kinds=lambda config, count: every(count, config, "sliding_window_pattern", 4)),
-    Family("granite", ("granite",), {"tie_word_embeddings": True}, head_dim_from_config=False,
-           scale=lambda config: config.number("attention_multiplier"), decoder=granite_scales),
-    Family(
-        "glm4",
-        ("glm4",),
-        {"partial_rotary_factor": 0.5},
-        names={"after_mixer_norm": "post_self_attn_layernorm",
-               "feed_forward_norm": "post_attention_layernorm",
-               "after_feed_forward_norm": "post_mlp_layernorm"},
-        placement="around", out_bias=False, mlp_bias=False, fused_gate_up=True, partial=True,
-        rope_traditional=True,
-    ),
+    Family("granite", ("granite",), {"tie_word_embeddings": True}, **GRANITE),
+    Family("glm4", ("glm4",), {"partial_rotary_factor": 0.5},
+           names={"after_mixer_norm": "post_self_attn_layernorm",
+                  "feed_forward_norm": "post_attention_layernorm",
+                  "after_feed_forward_norm": "post_mlp_layernorm"},
+           placement="around", out_bias=False, mlp_bias=False, fused_gate_up=True, partial=True,
+           rope_traditional=True),
     Family("cohere2", ("cohere2",), {"rope_theta": 50000.0, "layer_norm_eps": 1e-5, "logit_scale": 0.0625,
                                      "tie_word_embeddings": True, "head_dim": 128, "sliding_window": 4096},
            placement="parallel_parts_first", norm="layer", norm_key="layer_norm_eps",
@@ -152,10 +147,6 @@ DENSE: tuple[Family, ...] = (
            names={"q_norm": "q_layernorm", "k_norm": "k_layernorm"}, norm="layer",
            norm_key="layer_norm_eps", norm_bias=True, qkv_bias="use_qkv_bias", out_bias=False,
            mlp_bias=False, head_dim_from_config=False, head_norm="qk_layernorm", head_norm_reach="own",
-           partial=True, partial_rope=0.25, scale=lambda config: _root_of_head(config),
+           partial=True, partial_rope=0.25, scale=_root_of_head,
            attention=lambda config: {"wide": "always"}),
 )  # fmt: skip
-
-
-def _root_of_head(config: Config) -> float:
-    return math.sqrt(1 / (config.count("hidden_size") // config.count("num_attention_heads")))

@@ -7,16 +7,26 @@ from typing import Any
 
 from mlxone.core.errors import UnsupportedModel
 from mlxone.formats.config import Config
-from mlxone.models.families.dense import granite_scales
+from mlxone.models.families.dense import GRANITE
 from mlxone.models.families.family import SILU, Family
-from mlxone.models.families.mixture import CORRECTED, corrected_router, expert_counts
+from mlxone.models.families.mixture import (
+    CORRECTED,
+    corrected_router,
+    expert_counts,
+    experts_key,
+    softmax_experts,
+    sparse_steps,
+)
 from mlxone.models.families.reading import (
     MAX_LAYERS,
     attention_spec,
+    dense_layers,
     dense_spec,
     layer_count,
     stated_kinds,
     unsupported,
+    whole,
+    whole_numbers,
 )
 from mlxone.models.spec import (
     DenseSpec,
@@ -39,21 +49,6 @@ def _mixers(
     full = attention_spec(family, config, rotated=rotated) if any(attends) else None
     other = None if all(attends) else recurrent(family, config)
     return [full if attending else other for attending in attends]
-
-
-def _whole(config: Config, key: str, default: int = 0) -> int:
-    """Of what may be none at all."""
-    value = config.get(key, default)
-    if type(value) is not int or not 0 <= value < 2**31:
-        raise config.wrong(key, "a whole number of at least 0")
-    return value
-
-
-def _numbers(config: Config, key: str) -> list[int]:
-    value = config.get(key, [])
-    if not isinstance(value, list) or not all(type(number) is int for number in value):
-        raise config.wrong(key, "a list of whole numbers")
-    return value
 
 
 def _known(family: Family, config: Config, key: str, *values: str) -> str:
@@ -93,20 +88,9 @@ def _gated_delta(family: Family, config: Config) -> GatedDeltaSpec:
 
 
 def _qwen_feed_forwards(family: Family, config: Config) -> list[FeedForwardSpec | None]:
-    """Every so many layers are a mixture, but for those named as dense; Qwen 3.5 has one kind only."""
-    count, experts = layer_count(config), _whole(config, "num_experts")
-    every, dense = config.count("decoder_sparse_step", 1), _numbers(config, "mlp_only_layers")
-    sparse = [experts > 0 and (i + 1) % every == 0 and i not in dense for i in range(count)]
-    mixture = _qwen_experts(family, config) if any(sparse) else None
-    plain = None if all(sparse) else dense_spec(family, config)
-    return [mixture if own else plain for own in sparse]
-
-
-def _qwen_experts(family: Family, config: Config) -> ExpertsSpec:
-    normalised = config.flag("norm_topk_prob")
-    router = RouterSpec(**expert_counts(config, "num_experts"), scoring="softmax", normalised=normalised)
-    shared = dense_spec(family, config, "shared_expert_intermediate_size")
-    return ExpertsSpec(router, config.count("moe_intermediate_size"), shared=shared, shared_gate=True)
+    if not whole(config, experts_key(config), 0):
+        return dense_layers(family, config)
+    return sparse_steps(family, config, softmax_experts(config, shared=True))
 
 
 # Nemotron-H ------------------------------------------------------------------------------------
@@ -132,13 +116,15 @@ def _nemotron_pattern(config: Config) -> str:
             raise UnsupportedModel(f"{config.source}: layer type {name[:40]!r} is not supported")
     if not 1 <= len(names) <= MAX_LAYERS:
         raise config.wrong(key, f"1 to {MAX_LAYERS} layers")
-    if _whole(config, "num_hidden_layers", len(names)) != len(names):
+    if whole(config, "num_hidden_layers", len(names)) != len(names):
         raise config.wrong("num_hidden_layers", f"{len(names)}, as many as {key} has")
     return "".join(names)
 
 
 def _nemotron_mixers(family: Family, config: Config) -> list[MixerSpec | None]:
     pattern = _nemotron_pattern(config)
+    if "attention_head_dim" in config:  # what the first ones call it
+        config = config.with_defaults({"head_dim": config["attention_head_dim"]})
     attention = attention_spec(family, config, rotated=False) if "*" in pattern else None
     mamba = _nemotron_mamba(family, config) if "M" in pattern else None
     return [{"M": mamba, "*": attention}.get(letter) for letter in pattern]
@@ -197,8 +183,12 @@ def _step_limits(config: Config, default: tuple[float, float]) -> tuple[float, f
 # Granite 4 -------------------------------------------------------------------------------------
 
 
+# Whether such a layer attends, by its published name and by the one transformers 5 writes.
+GRANITE_KINDS = {"mamba": False, "linear_attention": False, "attention": True, "full_attention": True}
+
+
 def _granite_mixers(family: Family, config: Config) -> list[MixerSpec | None]:
-    attends = stated_kinds(config, layer_count(config), {"mamba": False, "attention": True})
+    attends = stated_kinds(config, layer_count(config), GRANITE_KINDS)
     rotated = _known(family, config, "position_embedding_type", "rope", "nope") == "rope"
     return _mixers(family, config, attends, _granite_mamba, rotated=rotated)
 
@@ -214,7 +204,7 @@ def _granite_mamba(family: Family, config: Config) -> Mamba2Spec:
 
 
 def _granite_feed_forwards(family: Family, config: Config) -> list[FeedForwardSpec | None]:
-    count, experts = layer_count(config), _whole(config, "num_local_experts")
+    count, experts = layer_count(config), whole(config, "num_local_experts", 0)
     if not experts:
         return [dense_spec(family, config)] * count
     router = RouterSpec(experts, config.count("num_experts_per_tok", most=experts), "chosen_softmax")
@@ -224,7 +214,7 @@ def _granite_feed_forwards(family: Family, config: Config) -> list[FeedForwardSp
 
 def _granite_names(config: Config) -> Mapping[str, str]:
     """In a mixture the shared expert's two tensors have names of their own."""
-    if not _whole(config, "num_local_experts"):
+    if not whole(config, "num_local_experts", 0):
         return {}
     return {
         "experts": "block_sparse_moe", "router": "router.layer", "shared": "shared_mlp",
@@ -239,7 +229,7 @@ def _granite_names(config: Config) -> Mapping[str, str]:
 def _lfm2_mixers(family: Family, config: Config) -> list[MixerSpec | None]:
     count = layer_count(config)
     if "full_attn_idxs" in config:
-        full = _numbers(config, "full_attn_idxs")
+        full = whole_numbers(config, "full_attn_idxs")
         attends = [index in full for index in range(count)]
     else:
         attends = stated_kinds(config, count, {"conv": False, "full_attention": True})
@@ -266,7 +256,7 @@ def _lfm2_dense(family: Family, config: Config) -> list[FeedForwardSpec | None]:
 def _lfm2_mixture(family: Family, config: Config) -> list[FeedForwardSpec | None]:
     """The first few layers are dense."""
     count = layer_count(config)
-    dense = min(_whole(config, "num_dense_layers"), count)
+    dense = min(whole(config, "num_dense_layers"), count)
     if dense == count:
         return [dense_spec(family, config)] * count
     router = RouterSpec(
@@ -291,6 +281,7 @@ _QWEN: dict[str, Any] = {
     "mixers": _qwen_mixers, "feed_forwards": _qwen_feed_forwards,
     "unneeded": ("mtp.", "model.mtp.", "language_model.mtp."),
 }  # fmt: skip
+QWEN3_5 = ("qwen3_5", "qwen3_5_text", "qwen3_5_moe", "qwen3_5_moe_text")  # 3.6 calls itself so, too
 _LFM2_NAMES = {
     "final_norm": "model.embedding_norm", "mixer_norm": "operator_norm", "feed_forward_norm": "ffn_norm",
     "dense": "feed_forward", "experts": "feed_forward", "o_proj": "out_proj", "q_norm": "q_layernorm",
@@ -305,10 +296,8 @@ _LFM2: dict[str, Any] = {
 HYBRID: tuple[Family, ...] = (
     Family("qwen3_next", ("qwen3_next",), {"norm_topk_prob": True}, **_QWEN),
     # mlx-lm keeps the text model's tensors under this prefix even where there is nothing beside it.
-    Family("qwen3_5", ("qwen3_5", "qwen3_5_text", "qwen3_5_moe", "qwen3_5_moe_text"),
-           {"rms_norm_eps": 1e-6, "rope_theta": 100_000.0, "norm_topk_prob": True},
-           prefix="language_model.", always_prefixed=True,
-           inner_types=("qwen3_5", "qwen3_5_text", "qwen3_5_moe", "qwen3_5_moe_text"), **_QWEN),
+    Family("qwen3_5", QWEN3_5, {"rms_norm_eps": 1e-6, "rope_theta": 100_000.0, "norm_topk_prob": True},
+           prefix="language_model.", always_prefixed=True, inner_types=QWEN3_5, **_QWEN),
     Family("nemotron_h", ("nemotron_h",), {"n_group": 1, "topk_group": 1, "routed_scaling_factor": 1.0},
            only=CORRECTED,
            names={"embedding": "backbone.embeddings", "layers": "backbone.layers",
@@ -320,8 +309,7 @@ HYBRID: tuple[Family, ...] = (
            feed_forwards=_nemotron_feed_forwards, unneeded=("mtp.",)),
     Family("granitemoehybrid", ("granitemoehybrid",),
            {"rope_theta": 10000.0, "tie_word_embeddings": True}, names=_granite_names,
-           head_dim_from_config=False, scale=lambda config: config.number("attention_multiplier"),
-           decoder=granite_scales, mixers=_granite_mixers, feed_forwards=_granite_feed_forwards),
+           mixers=_granite_mixers, feed_forwards=_granite_feed_forwards, **GRANITE),
     Family("lfm2", ("lfm2",), feed_forwards=_lfm2_dense,
            names={**_LFM2_NAMES, "gate_proj": "w1", "down_proj": "w2", "up_proj": "w3"}, **_LFM2),
     Family("lfm2_moe", ("lfm2_moe",), feed_forwards=_lfm2_mixture, names=_LFM2_NAMES, **_LFM2),

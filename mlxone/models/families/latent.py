@@ -14,7 +14,7 @@ from typing import Any
 from mlxone.formats.config import Config
 from mlxone.models.families.family import Family
 from mlxone.models.families.mixture import CORRECTED, corrected_router, expert_counts, grouped_counts
-from mlxone.models.families.reading import dense_spec, layer_count, rope_spec
+from mlxone.models.families.reading import dense_spec, layer_count, rope_spec, whole
 from mlxone.models.spec import (
     DenseSpec,
     ExpertsSpec,
@@ -96,7 +96,7 @@ def _deepseek_feed_forwards(family: Family, config: Config) -> list[FeedForwardS
     count, dense = layer_count(config), dense_spec(family, config)
     if "n_routed_experts" not in config:
         return [dense] * count
-    first, every = _whole(config, "first_k_dense_replace"), config.count("moe_layer_freq")
+    first, every = whole(config, "first_k_dense_replace"), config.count("moe_layer_freq")
     experts = _experts(family, config)
     return [experts if i >= first and i % every == 0 else dense for i in range(count)]
 
@@ -113,13 +113,6 @@ def _softmax_router(config: Config) -> RouterSpec:
     counts = grouped_counts(config) if limited else expert_counts(config, "n_routed_experts")
     factor = config.number("routed_scaling_factor")
     return RouterSpec(**counts, scoring="softmax", factor=factor, lowest_first=True)
-
-
-def _whole(config: Config, key: str) -> int:
-    value = config.get(key)
-    if type(value) is not int or value < 0:
-        raise config.wrong(key, "a whole number")
-    return value
 
 
 # The table ----------------------------------------------------------------------------------------

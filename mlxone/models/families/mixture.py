@@ -11,9 +11,9 @@ from typing import Any
 
 from mlxone.core.errors import DamagedModel
 from mlxone.formats.config import Config
-from mlxone.models.families.dense import granite_scales
+from mlxone.models.families.dense import GRANITE
 from mlxone.models.families.family import Family
-from mlxone.models.families.reading import Kind, dense_spec, layer_count
+from mlxone.models.families.reading import Kind, dense_spec, layer_count, whole, whole_numbers
 from mlxone.models.spec import DenseSpec, ExpertsSpec, FeedForwardSpec, RouterSpec
 
 
@@ -23,23 +23,23 @@ def expert_counts(config: Config, key: str) -> dict[str, Any]:
     return {"experts": experts, "chosen": config.count("num_experts_per_tok", most=experts)}
 
 
+def experts_key(config: Config) -> str:
+    """Qwen's name for their number, or the one that transformers 5 gives it."""
+    return "num_local_experts" if "num_local_experts" in config else "num_experts"
+
+
 def sparse_steps(family: Family, config: Config, experts: ExpertsSpec) -> list[FeedForwardSpec | None]:
     """Experts in every so many layers, and in none that `mlp_only_layers` names."""
     count, step = layer_count(config), config.count("decoder_sparse_step", 1)
-    stated = config.get("mlp_only_layers", [])
-    if not isinstance(stated, list) or not all(type(i) is int for i in stated):
-        raise config.wrong("mlp_only_layers", "a list of layer numbers")
+    stated = whole_numbers(config, "mlp_only_layers")
     is_sparse = [(i + 1) % step == 0 and i not in stated for i in range(count)]
-    if all(is_sparse):
-        return [experts] * count
-    dense = dense_spec(family, config)
+    dense = None if all(is_sparse) else dense_spec(family, config)
     return [experts if sparse else dense for sparse in is_sparse]
 
 
 def softmax_experts(config: Config, *, shared: bool = False, **router: Any) -> ExpertsSpec:
-    """Qwen's, with or without an expert for all tokens; transformers 5 has another name for their number."""
-    stated = "num_local_experts" if "num_local_experts" in config else "num_experts"
-    counts = expert_counts(config, stated)
+    """Qwen's, with or without an expert for all tokens."""
+    counts = expert_counts(config, experts_key(config))
     return ExpertsSpec(
         RouterSpec(**counts, scoring="softmax", normalised=config.flag("norm_topk_prob", False), **router),
         config.count("moe_intermediate_size"),
@@ -126,9 +126,7 @@ def _glm4_moe(family: Family, config: Config) -> list[FeedForwardSpec | None]:
     count, size = layer_count(config), config.count("moe_intermediate_size")
     shared = DenseSpec(size * config.count("n_shared_experts")) if config.get("n_shared_experts") else None
     experts = ExpertsSpec(corrected_router(config), size, shared=shared, as_input=True)
-    first = config.get("first_k_dense_replace")
-    if type(first) is not int or first < 0:
-        raise config.wrong("first_k_dense_replace", "a whole number")
+    first = whole(config, "first_k_dense_replace")
     dense = dense_spec(family, config) if first else None
     return [dense if i < first else experts for i in range(count)]
 
@@ -160,7 +158,5 @@ MIXTURES: tuple[Family, ...] = (
            only=CORRECTED, names={"shared": "shared_experts"}, out_bias=False, mlp_bias=False,
            head_norm="use_qk_norm", partial=True, feed_forwards=_glm4_moe),
     Family("granitemoe", ("granitemoe",), {"tie_word_embeddings": True},
-           names={**BLOCK_SPARSE, "router": "router.layer"}, head_dim_from_config=False,
-           scale=lambda config: config.number("attention_multiplier"), decoder=granite_scales,
-           feed_forwards=_granitemoe),
+           names={**BLOCK_SPARSE, "router": "router.layer"}, feed_forwards=_granitemoe, **GRANITE),
 )  # fmt: skip

@@ -45,6 +45,21 @@ def layer_count(config: Config) -> int:
     return config.count("num_hidden_layers", most=MAX_LAYERS)
 
 
+def whole(config: Config, key: str, default: int | None = None) -> int:
+    """Of what may be none at all."""
+    value = config.get(key, default)
+    if type(value) is not int or not 0 <= value < 2**31:
+        raise config.wrong(key, "a whole number of at least 0")
+    return value
+
+
+def whole_numbers(config: Config, key: str) -> list[int]:
+    value = config.get(key, [])
+    if not isinstance(value, list) or not all(type(number) is int for number in value):
+        raise config.wrong(key, "a list of whole numbers")
+    return value
+
+
 def norm_spec(family: Family, config: Config) -> NormSpec:
     return NormSpec(
         config.positive(family.norm_key), family.norm, family.norm_plus, _flag(config, family.norm_bias)
@@ -110,7 +125,7 @@ def attention_spec(
     family: Family, config: Config, kind: Kind = "full", rotated: bool = True
 ) -> AttentionSpec:
     heads, kv_heads, head_dim = head_sizes(family, config)
-    bias = config.flag("attention_bias", False) if "attention_bias" in config else False
+    bias = config.flag("attention_bias", False)
     return AttentionSpec(
         heads,
         kv_heads,

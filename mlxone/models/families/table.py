@@ -56,10 +56,15 @@ def _unknown(model_type: str) -> UnsupportedModel:
     )
 
 
-def spec_of(config: Config) -> DecoderSpec:
+def text_model(config: Config) -> tuple[Family, Config]:
+    """What computes the text, and its own config."""
     family = _inner_family(family_of(config), config)
-    nested = "text_config" in config and bool(family.prefix)
-    stated = _inner(config) if nested else config
+    return family, _inner(config) if "text_config" in config and family.prefix else config
+
+
+def spec_of(config: Config) -> DecoderSpec:
+    family, stated = text_model(config)
+    nested = stated is not config
     config = stated.with_defaults(family.defaults)
     _refuse(family, config)
     placement = family.placement if isinstance(family.placement, str) else family.placement(config)

@@ -10,6 +10,7 @@ import pytest
 from mlxone.backend.arrays import mx
 from mlxone.models.parts import dense_and_experts, experts
 from mlxone.models.spec import DenseAndExpertsSpec, ExpertsSpec
+from mlxone.models.stacked import Abreast, JoinedStacks
 from tests.models.parts.mixtures import CHOSEN, EXPERTS, HIDDEN, INNER, MIXTURES, Mixture
 
 # isort: split
@@ -124,7 +125,8 @@ def test_gate_and_up_in_one_product(
     apart = ours(mixture, tmp_path, module)
     monkeypatch.setattr(experts, "on_cpu", lambda: False)
     joined = ours(mixture, tmp_path, module)
-    assert type(apart.stacked.gate_up) is not type(joined.stacked.gate_up)
+    # Narrow stacks of this mode stay apart: a wider one's kernel rounds differently (`stacked.TILE`).
+    assert type(joined.stacked.gate_up) is (Abreast if packing == "mxfp4" else JoinedStacks)
     for tokens in (FEW, MANY):
         x = hidden(tokens, mx.float32)
         assert mx.allclose(apart(x), joined(x), rtol=1e-5, atol=1e-5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any, cast
 
 import numpy as np
@@ -13,6 +14,7 @@ from mlxone.backend.arrays import mx
 from mlxone.models.parts import gated_delta, mamba2
 from mlxone.models.parts.convolution import Convolution
 from mlxone.models.parts.mamba2 import Tokens
+from mlxone.models.spec import GatedDeltaSpec
 
 BATCH, HEADS, GROUPS, DIM, SIZE = 2, 4, 2, 3, 5
 Plain = np.ndarray[Any, np.dtype[np.float64]]
@@ -107,3 +109,20 @@ def test_the_delta_rule_corrects_what_stands_under_a_key():
     expected = faded + 0.25 * missing[..., None] * key[:, :, None]
     np.testing.assert_allclose(plain(after), expected, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(plain(out), np.einsum("bhvk,bhk->bhv", expected, query), rtol=1e-4, atol=1e-5)
+
+
+def test_the_states_of_a_long_text_are_not_in_memory_together():
+    """What a token is told comes before the next one's state is made."""
+    tokens, heads, dim = 200, 4, 32
+    spec = GatedDeltaSpec(heads, heads, dim, dim, kernel=4, norm_eps=1e-6, fused=False)
+    unused = cast("Any", None)
+    part = gated_delta.GatedDelta(spec, unused, unused, (unused, unused), unused, unused)
+    by_head = mx.random.normal((1, tokens, heads, dim))
+    numbers = mx.random.uniform(0, 1, (1, tokens, heads))
+    mx.eval(by_head, numbers)
+    gc.collect()
+    before = mx.get_active_memory()
+    mx.reset_peak_memory()
+    out, memory = part._recur(by_head, by_head, by_head, numbers, numbers, None)
+    mx.eval(out, memory)
+    assert mx.get_peak_memory() - before < 50 * memory.nbytes
