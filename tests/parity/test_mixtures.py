@@ -208,6 +208,7 @@ def assert_parity_of_published(name: str, folder: Path, packing: str) -> None:
     assert_parity(folder, config["vocab_size"], [(8, 3)], steps=2)
 
 
+@pytest.mark.long
 def test_true_sizes_cut_to_two_layers(tmp_path: Path) -> None:
     assert_parity_of_published("granite-3.0-1b-a400m", tmp_path, "float32")
 
