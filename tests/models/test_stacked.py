@@ -8,7 +8,7 @@ import pytest
 
 from mlxone.backend.arrays import mx
 from mlxone.models.quantization import Packing
-from mlxone.models.stacked import Abreast, JoinedStacks, PackedStack, PlainStack, Stack, join_stacks
+from mlxone.models.stacked import TILE, Abreast, JoinedStacks, PackedStack, PlainStack, Stack, join_stacks
 
 # isort: split
 from mlx_lm.models.mla import MultiLinear
@@ -106,8 +106,9 @@ def test_what_a_stack_knows(kind: str | None):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("has_bias", [False, True])
 def test_joined(kind: str | None, has_bias: bool):
+    widths = (TILE, 2 * TILE) if kind and kind.endswith("fp4") else (32, 96)
     parts = [
-        stack(weights(out, seed), shifts(out) if has_bias else None, kind) for seed, out in ((1, 32), (2, 96))
+        stack(weights(out, seed), shifts(out) if has_bias else None, kind) for seed, out in enumerate(widths)
     ]
     joined = join_stacks(parts)
     assert isinstance(joined, JoinedStacks)
@@ -125,8 +126,9 @@ def test_joined(kind: str | None, has_bias: bool):
         [stack(weights(), None, None), stack(weights(), None, "4 bits")],
         [stack(weights(), None, "8 bits"), stack(weights(), None, "4 bits")],
         [stack(weights(), shifts(), None), stack(weights(), None, None)],
+        [stack(weights(TILE), None, "mxfp4"), stack(weights(TILE // 2), None, "mxfp4")],
     ],
-    ids=["packed and not", "packed otherwise", "a bias and none"],
+    ids=["packed and not", "packed otherwise", "a bias and none", "not whole tiles"],
 )
 def test_stacks_kept_unlike_stay_apart(parts: list[Stack]):
     joined = join_stacks(parts)
