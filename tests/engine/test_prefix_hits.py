@@ -21,7 +21,7 @@ ROOMY = 10**9
 
 
 # Recurrent, shared and latent states, beside attention's own.
-OTHERS = ("qwen3_5", "nemotron_h", "lfm2", "gemma4-multimodal", "v3")
+OTHERS = ("qwen3_5", "gemma4-multimodal", "v3")
 
 
 @pytest.fixture(scope="module", params=["plain", "mixed", "full first", *OTHERS])

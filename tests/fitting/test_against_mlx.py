@@ -104,7 +104,8 @@ OTHERS: dict[str, dict[str, Any]] = {
         "first_k_dense_replace": 1, "scoring_func": "sigmoid", "topk_method": "noaux_tc", "n_group": 1,
         "topk_group": 1, "routed_scaling_factor": 1.0},
 }  # fmt: skip
-BELOW, ABOVE = 0.08, 0.45  # rather too much than too little
+# Rather too much than too little: how far ahead MLX allocates depends on what else the machine does.
+BELOW, ABOVE = 0.08, 0.8
 
 
 @pytest.mark.parametrize("name", OTHERS)
