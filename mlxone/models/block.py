@@ -5,11 +5,9 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from mlxone.backend.arrays import mx
-from mlxone.kv.state import LayerState, Mask
+from mlxone.kv.state import Mask
 from mlxone.models.layers import AnyNorm
 from mlxone.models.parts.per_layer_input import PerLayerInput
-
-State = LayerState | Any
 
 
 class Mixer(Protocol):
@@ -52,7 +50,7 @@ class Block:
         self.per_layer_input: PerLayerInput | None = None
         self.factor: mx.array | None = None  # [1]: the whole layer's
 
-    def __call__(self, x: mx.array, state: State, mask: Mask, own: mx.array | None = None) -> mx.array:
+    def __call__(self, x: mx.array, state: Any, mask: Mask, own: mx.array | None = None) -> mx.array:
         """`own` is this layer's share of per-layer inputs."""
         if self.mixer is not None:
             seen = x if self.mixer_norm is None else self.mixer_norm(x)
@@ -93,7 +91,7 @@ class ParallelBlock:
         self.mixer, self.feed_forward, self.mixer_norm = mixer, feed_forward, norm
         self.parts_first = parts_first  # the order of summation is part of the numbers
 
-    def __call__(self, x: mx.array, state: State, mask: Mask, own: mx.array | None = None) -> mx.array:
+    def __call__(self, x: mx.array, state: Any, mask: Mask, own: mx.array | None = None) -> mx.array:
         seen = self.mixer_norm(x)
         mixed, fed = self.mixer(seen, state, mask), self.feed_forward(seen)
         return mixed + fed + x if self.parts_first else x + mixed + fed

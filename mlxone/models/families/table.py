@@ -19,7 +19,7 @@ from mlxone.models.spec import DecoderSpec
 
 FAMILIES: tuple[Family, ...] = (*DENSE, *GEMMA, *MIXTURES, *HYBRID, *LATENT)
 BY_MODEL_TYPE: Mapping[str, Family] = {t: family for family in FAMILIES for t in family.model_types}
-FULL_NAMES = 3  # that an error lists as near
+NEAREST = 3  # that an error lists as near
 
 
 def family_of(config: Config) -> Family:
@@ -45,7 +45,7 @@ def _inner_family(outer: Family, config: Config) -> Family:
 
 def nearest(name: str) -> list[str]:
     """The model_types that are spelled most like it."""
-    return difflib.get_close_matches(name, sorted(BY_MODEL_TYPE), n=FULL_NAMES, cutoff=0.4)
+    return difflib.get_close_matches(name, sorted(BY_MODEL_TYPE), n=NEAREST, cutoff=0.4)
 
 
 def _unknown(model_type: str) -> UnsupportedModel:
